@@ -1,0 +1,1 @@
+"""Immutable filesystems for containers."""

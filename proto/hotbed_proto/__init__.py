@@ -1,0 +1,1 @@
+"""The contracts every part of hotbed shares: messages, ids, resources, states and errors. Imports nothing of ours."""

@@ -1,0 +1,1 @@
+"""The node agent: backends that isolate, containers, pools, logs and the GPU inventory of one machine."""
