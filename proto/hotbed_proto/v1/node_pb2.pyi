@@ -176,16 +176,18 @@ class ContainerState(_message.Message):
     def __init__(self, container_id: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[_Union[_common_pb2.ErrorInfo, _Mapping]] = ..., exit_reason: _Optional[str] = ..., exit_code: _Optional[int] = ..., running_lane_id: _Optional[str] = ..., running_indices: _Optional[_Iterable[int]] = ..., breakdown: _Optional[_Union[_common_pb2.StartBreakdown, _Mapping]] = ...) -> None: ...
 
 class ContainerInputs(_message.Message):
-    __slots__ = ("container_id", "epoch", "function_id", "inputs")
+    __slots__ = ("container_id", "epoch", "function_id", "inputs", "result_files")
     CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     FUNCTION_ID_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FILES_FIELD_NUMBER: _ClassVar[int]
     container_id: str
     epoch: int
     function_id: str
     inputs: _common_pb2.InputColumns
-    def __init__(self, container_id: _Optional[str] = ..., epoch: _Optional[int] = ..., function_id: _Optional[str] = ..., inputs: _Optional[_Union[_common_pb2.InputColumns, _Mapping]] = ...) -> None: ...
+    result_files: bool
+    def __init__(self, container_id: _Optional[str] = ..., epoch: _Optional[int] = ..., function_id: _Optional[str] = ..., inputs: _Optional[_Union[_common_pb2.InputColumns, _Mapping]] = ..., result_files: _Optional[bool] = ...) -> None: ...
 
 class ContainerOutputs(_message.Message):
     __slots__ = ("container_id", "epoch", "outputs", "busy_s")
