@@ -1,4 +1,6 @@
-"""Calls, maps, spawns and large payloads against ProcessPoolExecutor and Ray. Run: `python benchmarks/calls.py [--no-ray]`."""
+"""Calls, maps, spawns and large payloads against ProcessPoolExecutor and Ray.
+
+Run: `python benchmarks/calls.py [--no-ray]`."""
 
 from __future__ import annotations
 

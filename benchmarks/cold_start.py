@@ -69,9 +69,7 @@ def docker_run(docker: list[str]) -> list[str]:
     empty = io.BytesIO()
     with tarfile.open(fileobj=empty, mode="w") as tar:
         tar.addfile(tarfile.TarInfo("empty"), io.BytesIO())
-    subprocess.run(
-        [*docker, "import", "-", "empty"], input=empty.getvalue(), check=True, capture_output=True, timeout=60
-    )
+    subprocess.run([*docker, "import", "-", "empty"], input=empty.getvalue(), check=True, capture_output=True, timeout=60)
     shown = {"/usr", "/lib", "/lib64", "/bin", sys.base_prefix}
     volumes = [f"-v={path}:{path}:ro" for path in sorted(shown) if os.path.exists(path)]
     interpreter = os.path.realpath(sys.executable)

@@ -91,9 +91,7 @@ def compare(
     return row
 
 
-def absolute(
-    measure: str, hotbed: Callable[[], float], *, unit: str, target: float, better: str, rounds: int = 5
-) -> Row:
+def absolute(measure: str, hotbed: Callable[[], float], *, unit: str, target: float, better: str, rounds: int = 5) -> Row:
     """A claim with no peer: hotbed's own figure against a bound."""
     hotbed()
     value = p50([hotbed() for _ in range(rounds)])
@@ -126,11 +124,7 @@ def markdown(rows: list[Row]) -> str:
     lines = ["| measure | hotbed | against | ratio | target |", "|---|---|---|---|---|"]
     for row in rows:
         sign = "<=" if row.better == "lower" else ">="
-        target = (
-            f"{sign} {show(row.target)}"
-            + (f" {row.unit}" if row.absolute else "x")
-            + ("" if row.met else " **missed**")
-        )
+        target = f"{sign} {show(row.target)}" + (f" {row.unit}" if row.absolute else "x") + ("" if row.met else " **missed**")
         peer = "-" if row.absolute else f"{row.peer_name}: {show(row.peer)} {row.unit}"
         ratio = "-" if row.absolute else f"{row.ratio:.2f}x"
         lines.append(f"| {row.measure} | {show(row.hotbed)} {row.unit} | {peer} | {ratio} | {target} |")
@@ -142,9 +136,7 @@ def save(name: str, rows: list[Row]) -> Path:
     OUT.mkdir(exist_ok=True)
     path = OUT / f"{name}.json"
     machine = {"cores": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
-    path.write_text(
-        json.dumps({"machine": machine, "rows": [asdict(row) | {"met": row.met} for row in rows]}, indent=1)
-    )
+    path.write_text(json.dumps({"machine": machine, "rows": [asdict(row) | {"met": row.met} for row in rows]}, indent=1))
     return path
 
 

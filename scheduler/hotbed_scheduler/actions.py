@@ -97,13 +97,4 @@ class ReportPlacement:
     reason: str
 
 
-Action = (
-    StartContainer
-    | AssignFunction
-    | Dispatch
-    | Accept
-    | Fail
-    | CancelOnContainer
-    | StopContainer
-    | ReportPlacement
-)
+Action = StartContainer | AssignFunction | Dispatch | Accept | Fail | CancelOnContainer | StopContainer | ReportPlacement
