@@ -85,8 +85,7 @@ def unloadable() -> Any:
 
 @app.function(serialized=True)
 def count_to(n: int) -> Any:
-    for i in range(n):
-        yield i
+    yield from range(n)
 
 
 @app.function(serialized=True)
@@ -154,7 +153,7 @@ def test_timeout_is_named_and_bounded() -> None:
 
 def test_argument_that_cannot_be_pickled() -> None:
     with pytest.raises(exception.SerializationError):
-        identity.remote((i for i in range(3)))
+        identity.remote(i for i in range(3))
 
 
 def test_result_the_client_cannot_load() -> None:
@@ -184,13 +183,15 @@ def test_sigkill_without_retries_is_container_lost() -> None:
 def test_only_the_killer_pays_in_a_map() -> None:
     """One item of a map kills its container: it alone fails, every neighbour has its result."""
 
-    @app.function(serialized=True)
+    own = hotbed.App("own")
+
+    @own.function(serialized=True)
     def perhaps_kill(x: int) -> int:
         if x == 50:
             os.kill(os.getpid(), signal.SIGKILL)
         return x
 
-    with app.run():
+    with own.run():
         results = list(perhaps_kill.map(range(200), return_exceptions=True))
     assert [i for i, result in enumerate(results) if isinstance(result, Exception)] == [50]
     assert isinstance(results[50], exception.ContainerLostError)
@@ -257,11 +258,13 @@ def test_get_timeout_names_itself() -> None:
 
 
 def test_unplaceable_gpu_says_why() -> None:
-    @app.function(serialized=True, gpu="B300:8", unplaceable="fail")
+    own = hotbed.App("own")
+
+    @own.function(serialized=True, gpu="B300:8", unplaceable="fail")
     def on_gpu() -> int:
         return 1
 
-    with app.run(), pytest.raises(exception.UnplaceableError, match="GPU|gpu"):
+    with own.run(), pytest.raises(exception.UnplaceableError, match=r"GPU|gpu"):
         on_gpu.remote()
 
 
@@ -270,7 +273,9 @@ def test_host_is_not_visible(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("host only")
 
-    @app.function(serialized=True)
+    own = hotbed.App("own")
+
+    @own.function(serialized=True)
     def look(path: str) -> dict[str, Any]:
         import socket
 
@@ -285,7 +290,7 @@ def test_host_is_not_visible(tmp_path: Path) -> None:
         }
 
     os.environ["HOST_ONLY_MARKER"] = "1"
-    with app.run():
+    with own.run():
         seen = look.remote(str(secret))
     assert not seen["secret"]
     assert not seen["home"]
