@@ -45,11 +45,7 @@ class ResultPickler:
             if (kind is bytes or kind is str) and len(value) > self.inline_limit_bytes:
                 return _IS_REF, self._files.write_output(lambda file: _dump_plain(value, file))
             data = dumps(value, 5)
-        elif (
-            (kind is tuple or kind is list)
-            and len(value) <= _SMALL
-            and all(type(entry) in _SCALARS for entry in value)
-        ):
+        elif (kind is tuple or kind is list) and len(value) <= _SMALL and all(type(entry) in _SCALARS for entry in value):
             data = dumps(value, 5)
         elif getattr(value, "nbytes", 0) > self.inline_limit_bytes or (
             kind is bytearray and len(value) > self.inline_limit_bytes
