@@ -1,8 +1,8 @@
 """The `container` backend: crun or runc with every namespace, no capability, a seccomp allow-list and cgroup limits.
 
-One OCI runtime call a container (`run --detach`); after it no process of the runtime stays. The agent is the subreaper of what it
-starts, so a container's first process becomes its child and its end is seen through a pidfd (no SIGCHLD handler: uvloop has
-its own). Files: `<state>/containers/<id>/` (config, runtime log, pid), `<state>/runtime/` (the runtime's own notes).
+One OCI runtime call a container (`run --detach`); after it no process of the runtime stays. The agent is the subreaper of
+what it starts, so a container's first process becomes its child and its end is seen through a pidfd (no SIGCHLD handler: uvloop
+has its own). Files: `<state>/containers/<id>/` (config, runtime log, pid), `<state>/runtime/` (the runtime's own notes).
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class OciBackend:
         return cgroups.ContainerCgroup(self._cgroups, self.cgroup_parent, container_id)
 
     async def create(self, spec: ContainerSpec) -> int:
-        """Create and start; returns the host pid of the first process. Descriptors of ours other than the three stay outside."""
+        """Create and start; returns the host pid of the first process. Only the three descriptors get in."""
         container_id = spec.container_id
         self._check(spec)
         container = _Container(self._take_slot())

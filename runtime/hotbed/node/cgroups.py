@@ -218,7 +218,9 @@ def _remove_tree(directory: Path) -> None:
 
 
 def _read_int(directory: Path | None, names: Iterable[str]) -> int:
-    for name in names if directory is not None else ():
+    if directory is None:
+        return 0
+    for name in names:
         with contextlib.suppress(OSError, ValueError):
             return int((directory / name).read_text())
     return 0
