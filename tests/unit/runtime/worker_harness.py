@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
-import hotbed.worker
+from hotbed.node.sources import build_worker_lib
 from hotbed_proto.v1 import worker_pb2 as pb
 
-BOOT = Path(hotbed.worker.__file__).with_name("boot.py")
+
+@functools.cache
+def worker_lib() -> Path:
+    """The library as a node builds it, once a test process."""
+    folder = Path(tempfile.mkdtemp(prefix="hotbed-lib-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return build_worker_lib(folder / "lib")
 
 
 class WorkerHarness:
@@ -31,7 +41,7 @@ class WorkerHarness:
         self.socket.settimeout(15)
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(BOOT)],
+            [sys.executable, "-I", "-S", str(worker_lib() / "hotbed/worker/boot.py")],
             stdin=theirs.fileno(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
