@@ -66,6 +66,7 @@ class _Container:
     slot: int
     pid: int = 0
     pidfd: int = -1
+    started: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Future[ExitStatus] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -119,22 +120,29 @@ class OciBackend:
         return cgroups.ContainerCgroup(self._cgroups, self.cgroup_parent, container_id)
 
     async def create(self, spec: ContainerSpec) -> int:
-        """Create and start; returns the host pid of the first process. Only the three descriptors get in."""
+        """Create and start; returns the host pid of the first process. Only the three descriptors get in.
+
+        The environment is the spec's alone; the runtimes add HOME where it is missing. Cost: 12-16 ms with crun, 2x with runc.
+        """
         container_id = spec.container_id
         self._check(spec)
         container = _Container(self._take_slot())
         self._containers[container_id] = container
         folder = self._folder(container_id)
+        # Not cancelled half way: a runtime that was just launched would leave a container nobody knows of.
+        start = asyncio.ensure_future(self._start(spec, container, folder))
         try:
-            await self._start(spec, container, folder)
+            await asyncio.shield(start)
         except BaseException as error:
             why = _last_words(folder / "log") or str(error)
-            await asyncio.shield(self.remove(container_id))
-            if isinstance(error, (OSError, subprocess.SubprocessError)):
+            await asyncio.shield(self._abandon(container_id, start))
+            if isinstance(error, (OSError, subprocess.SubprocessError, asyncio.TimeoutError)):
                 raise ContainerFailedError(
                     f"{self._runtime.name} did not start container {container_id}", why=why, container=container_id
                 ) from error
             raise
+        finally:
+            container.started.set()
         return container.pid
 
     async def wait(self, container_id: str) -> ExitStatus:
@@ -173,9 +181,23 @@ class OciBackend:
         return self.cgroup(container_id).memory_bytes()
 
     async def remove(self, container_id: str) -> None:
-        """Kill what is left and remove every trace; also of a container that a former agent left."""
-        if not _SAFE_ID.fullmatch(container_id):
-            return
+        """Kill what is left and remove every trace; also of a container that a former agent left.
+
+        Waits for a `create` of the same container that is under way. ConflictError when a process does not end in 5 s.
+        """
+        container = self._containers.get(container_id)
+        if container is not None:
+            await container.started.wait()
+        if _SAFE_ID.fullmatch(container_id):
+            await self._discard(container_id)
+
+    async def _abandon(self, container_id: str, start: asyncio.Future[None]) -> None:
+        await asyncio.wait([start])
+        if not start.cancelled():
+            start.exception()  # told already, or nobody waits any more
+        await self._discard(container_id)
+
+    async def _discard(self, container_id: str) -> None:
         cgroup = self.cgroup(container_id)
         container = self._containers.get(container_id)
         if container is not None and container.pidfd >= 0:
