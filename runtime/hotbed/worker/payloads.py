@@ -40,15 +40,13 @@ class PayloadFiles:
 
     def write_output(self, write: Callable[[BinaryIO], Any]) -> bytes:
         """Let `write` fill a result file; returns the serialised `PayloadRef`. A reused file keeps its pages: no zeroing."""
-        name = self._free.pop() if self._free else ""
-        if name:
-            file = open(f"{self._out_dir}/{name}", "r+b")
+        if self._free:
+            name, mode = self._free.pop(), "r+b"
         else:
             self._count += 1
-            name = f"r{self._count}"
-            file = open(f"{self._out_dir}/{name}", "w+b")
+            name, mode = f"r{self._count}", "w+b"
         try:
-            with file:
+            with open(f"{self._out_dir}/{name}", mode) as file:
                 write(file)
                 size = file.tell()
                 file.truncate()

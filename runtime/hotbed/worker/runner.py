@@ -6,7 +6,7 @@ empty, at 512 results, or 2 ms after the last one. What must move while user cod
 
 from __future__ import annotations
 
-import _signal
+import _signal  # pyright: ignore[reportMissingImports] - `signal` itself imports enum, milliseconds at boot
 import os
 import sys
 from _pickle import loads

@@ -65,7 +65,7 @@ def test_system_exit_is_a_result_and_the_next_call_works(worker: WorkerHarness) 
 
 
 def test_unpicklable_result_and_unreadable_argument_are_named(worker: WorkerHarness) -> None:
-    worker.load(lambda kind: open("/dev/null") if kind else 1)
+    worker.load(lambda kind: __import__("_thread").allocate_lock() if kind else 1)
     worker.inputs((1,))
     error, _, _, _ = error_of(worker.outputs(1)[0])
     assert error.code == "not-picklable"
