@@ -51,7 +51,10 @@ class Service:
             start_new_thread(self._run, ())
         elif self._sleeping:
             self._sleeping = False
-            self._sleep.release()
+            try:
+                self._sleep.release()
+            except RuntimeError:
+                return  # released already, by a wake-up that the thread did not need in the end
 
     def send_nested(self, kind: int, columns: dict[str, Any]) -> None:
         """Send a nested call's frame and watch the socket for its answer."""
@@ -83,6 +86,7 @@ class Service:
                         self._sleeping = False
                         continue
                     self._sleep.acquire()
+                    self._sleeping = False
                     continue
                 in_user_code = runner.busy and runner.sequence & 1 == 1 and runner.sequence == last_sequence
                 last_sequence = runner.sequence
