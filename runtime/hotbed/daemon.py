@@ -173,6 +173,7 @@ def _write_facts(home: Path, address: str, missing: dict[str, str]) -> None:
 async def serve(options: DaemonOptions) -> None:
     """Run until SIGTERM, SIGINT or the end of the stay; everything is stopped and removed on the way out."""
     from hotbed_scheduler.blobs import BlobStore
+    from hotbed_scheduler.core import Core, CoreSettings
     from hotbed_scheduler.server.shell import ControlPlane
     from hotbed_scheduler.settings import ServerSettings
     from hotbed_scheduler.store_sqlite import SqliteStore
@@ -197,10 +198,12 @@ async def serve(options: DaemonOptions) -> None:
             host_id=host_id(),
             payload_dir=str(private_folder(shared)) if options.with_node and not options.listen else "",
             on_idle=on_idle,
-            pool_size=options.pool_size,
         ),
         SqliteStore(home / "state.db"),
         blobs,
+        core=lambda generation: Core(
+            CoreSettings(id_prefix=f"g{generation}", epoch_base=generation << 40, pool_size=options.pool_size), seed=generation
+        ),
     )
     agent: NodeAgent | None = None
     choice: BackendChoice | None = None
@@ -216,7 +219,7 @@ async def serve(options: DaemonOptions) -> None:
             await plane.serve_tcp(options.listen, _tls(options))
         _write_facts(home, options.listen or f"unix:{path}", dict(choice.missing) if choice else {})
         _log.info("listening on %s", options.listen or path)
-        await stop.wait()
+        await _first_of(stop, plane.shutdown_requested)
         _log.info("stopping")
     finally:
         path.unlink(missing_ok=True)
@@ -228,6 +231,15 @@ async def serve(options: DaemonOptions) -> None:
         for backend in (choice.backends if choice else {}).values():
             await backend.close()
         _remove_shared(shared)
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    waiters = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for waiter in waiters:
+            waiter.cancel()
 
 
 def _tls(options: DaemonOptions) -> object | None:

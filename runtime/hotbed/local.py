@@ -93,7 +93,7 @@ def _replace(home: Path) -> None:
     busy = status.clients or any(function.queued or function.running for function in status.functions)
     if busy:
         raise ServiceError(
-            f"the running server is hotbed {found.get('version')} of {found.get('python')}, this is {__version__} of {sys.prefix}",
+            f"the running server is {found.get('version')} of {found.get('python')}, this is {__version__} of {sys.prefix}",
             why="it still has clients or work, so it is not replaced",
             fix="wait for it, run `hotbed server stop`, or set HOTBED_HOME to another folder",
         )
