@@ -1,0 +1,1 @@
+"""A package of your own; its source goes along with the functions that use it."""
