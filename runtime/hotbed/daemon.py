@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -106,6 +107,7 @@ async def node_parts(home: Path, options: DaemonOptions, shared: Path, *, share:
     from hotbed_images.host import host_image
 
     node_dir = private_folder(home / "node")
+    shutil.rmtree(node_dir / "image", ignore_errors=True)  # the skeletons of former starts
     image = await asyncio.to_thread(host_image, Path(sys.executable), node_dir / "image")
     choice = await choose_backends(node_dir, image, allow_process=options.allow_process)
     for isolation, reason in choice.missing.items():
@@ -251,8 +253,6 @@ def _tls(options: DaemonOptions) -> object | None:
 
 
 def _remove_shared(shared: Path) -> None:
-    import shutil
-
     shutil.rmtree(shared, ignore_errors=True)
 
 
