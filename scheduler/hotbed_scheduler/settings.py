@@ -23,7 +23,6 @@ class ServerSettings:
         durable_backlog_bytes_max: Uncommitted bytes before durable submissions are no longer read.
         node_queue_bytes_max: Commands waiting for a node's stream before that node counts as lost.
         log_buffer_bytes: Log bytes kept for a slow reader; older ones are dropped and counted.
-        journal_path: Write every event of the core there (None = no journal).
         on_idle: Called about once a second with the seconds since anything last needed this server.
     """
 
@@ -41,5 +40,4 @@ class ServerSettings:
     durable_backlog_bytes_max: int = 64 * 2**20
     node_queue_bytes_max: int = 256 * 2**20
     log_buffer_bytes: int = 2**20
-    journal_path: Path | None = None
     on_idle: Callable[[float], None] | None = None

@@ -21,7 +21,7 @@ from hotbed_proto.frames import FRAME_ITEMS_MAX, INLINE_LOCAL_LIMIT_BYTES, INLIN
 from hotbed_proto.v1 import client_pb2, common_pb2
 
 from ..events import InputsCancelled, InputsSubmitted
-from ..store import InputsRecord, LaneClosedRecord
+from ..store import InputsRecord, LaneClosedRecord, LaneRecord, ResultsRecord
 from .convert import error_info
 from .lanes import ABSENT, DONE, Lane, pick
 from .sessions import Client, Outbox
@@ -236,19 +236,22 @@ class ClientSession:
             client.subscriptions.pop(lane_id, None)
             return
         wanted = set(request.indices)
-        record, rows = await plane.store.read(lambda s: (s.lane(lane_id), s.results(lane_id, sorted(wanted) or None)))
-        if record is None and own is None:
-            raise NotFoundError(f"no call {lane_id[:80]}")
-        if record is not None and record.expired:
-            raise OutputExpiredError(f"the results of {lane_id} are past their retention")
-        known = client.subscriptions.get(lane_id, set())
-        client.subscriptions[lane_id] = wanted or None
-        for row in rows:
-            plane.send_stored(client, common_pb2.OutputColumns.FromString(row.data))
-        if wanted and known is not None:
-            client.subscriptions[lane_id] = known | wanted
-        elif known is None:
-            client.subscriptions[lane_id] = None
+
+        def send(found: tuple[LaneRecord | None, list[ResultsRecord]]) -> None:
+            record, rows = found
+            if record is None and own is None:
+                raise NotFoundError(f"no call {lane_id[:80]}")
+            if record is not None and record.expired:
+                raise OutputExpiredError(f"the results of {lane_id} are past their retention")
+            known = client.subscriptions.get(lane_id, set())
+            client.subscriptions[lane_id] = set(wanted) or None
+            for row in rows:
+                plane.send_stored(client, common_pb2.OutputColumns.FromString(row.data))
+            left = client.subscriptions.get(lane_id, set())
+            client.subscriptions[lane_id] = None if known is None or left is None else known | left
+
+        # Registered in the same step that sends what is stored: no result committed meanwhile is lost or sent twice.
+        await plane.store.read(lambda s: (s.lane(lane_id), s.results(lane_id, sorted(wanted) or None)), send)
 
     def _cancel(self, request: client_pb2.Cancel) -> None:
         lane = self._plane.lanes.get(request.lane_id)

@@ -65,8 +65,11 @@ class StoreThread:
         self.write(records, done)
         await future
 
-    async def read(self, query: Callable[[Store], T]) -> T:
-        """Run a query in the store's thread."""
+    async def read(self, query: Callable[[Store], T], then: Callable[[T], None] | None = None) -> T:
+        """Run a query in the store's thread.
+
+        `then` is called with the answer before the callback of any later write, which the awaiting task cannot promise.
+        """
         future: asyncio.Future[T] = self._loop.create_future()
 
         def deliver(value: T | None, error: BaseException | None) -> None:
@@ -74,6 +77,12 @@ class StoreThread:
                 return
             if error is not None:
                 future.set_exception(error)
+                return
+            try:
+                if then is not None:
+                    then(value)  # type: ignore[arg-type]
+            except Exception as failure:  # noqa: BLE001 - handed to the caller
+                future.set_exception(failure)
             else:
                 future.set_result(value)  # type: ignore[arg-type]
 

@@ -169,7 +169,7 @@ class Face:
                 task.cancel()
 
 
-def add_services(server: grpc.aio.Server, plane: Any, tokens: TokenFile | None) -> None:
+def add_services(server: grpc.aio.Server, plane: Any, requests: Any, tokens: TokenFile | None) -> None:
     """Register both services on a server."""
     face = Face(plane, tokens)
     methods: dict[str, Any] = {
@@ -181,7 +181,7 @@ def add_services(server: grpc.aio.Server, plane: Any, tokens: TokenFile | None) 
     }
     for name in ("CreateApp", "StopApp", "RegisterFunction", "MissingBlobs", "CallInfo", "Status", "Shutdown"):
         methods[name] = grpc.unary_unary_rpc_method_handler(
-            face.unary("client", getattr(plane, _snake(name))),
+            face.unary("client", getattr(requests, _snake(name))),
             request_deserializer=getattr(client_pb2, f"{name}Request").FromString,
             response_serializer=getattr(client_pb2, f"{name}Response").SerializeToString,
         )

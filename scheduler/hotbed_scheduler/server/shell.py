@@ -14,21 +14,22 @@ from typing import Any, Protocol
 import grpc
 import grpc.aio
 from hotbed_proto import ids
-from hotbed_proto.errors import InternalError, InvalidError, NotFoundError
-from hotbed_proto.frames import PAYLOAD_IS_REF, SYSTEM_ERROR
+from hotbed_proto.errors import InternalError, InvalidError
+from hotbed_proto.frames import FINAL_STATUSES, PAYLOAD_IS_REF, STATUS_MASK, SYSTEM_ERROR
 from hotbed_proto.v1 import client_pb2, common_pb2, node_pb2
 
 from .. import actions as act
 from .. import events as ev
 from ..blobs import BlobStore
 from ..settings import ServerSettings
-from ..store import AppRecord, FunctionRecord, ResultsRecord, Store
+from ..store import AppRecord, ResultsRecord, Store
 from ..tokens import TokenFile
 from .calls import ClientSession
-from .convert import check_spec, function_def
+from .convert import function_def
 from .durable import StoreThread
 from .lanes import Lane, pick
 from .nodes import NodeSession
+from .requests import Requests
 from .rpc import CHANNEL_OPTIONS, add_services
 from .sessions import Client
 
@@ -115,7 +116,7 @@ class ControlPlane:
         path = Path(path)
         path.unlink(missing_ok=True)
         server = grpc.aio.server(options=CHANNEL_OPTIONS)
-        add_services(server, self, None)
+        add_services(server, self, Requests(self), None)
         mask = os.umask(0o177)
         try:
             server.add_insecure_port(f"unix:{path}")
@@ -128,7 +129,7 @@ class ControlPlane:
     async def serve_tcp(self, address: str, tls: grpc.ServerCredentials | None = None) -> int:
         """Listen on host:port with bearer tokens; returns the port. InvalidError when the address cannot be used."""
         server = grpc.aio.server(options=CHANNEL_OPTIONS)
-        add_services(server, self, self.tokens)
+        add_services(server, self, Requests(self), self.tokens)
         try:
             port = server.add_secure_port(address, tls) if tls else server.add_insecure_port(address)
         except RuntimeError as error:
@@ -280,6 +281,10 @@ class ControlPlane:
             if not positions:
                 return
             columns = pick(columns, positions)
+            statuses = columns.statuses or bytes(len(positions))
+            wanted.difference_update(
+                i for i, s in zip(columns.indices, statuses, strict=True) if s & STATUS_MASK in FINAL_STATUSES
+            )
         client.outbox.stored_outputs(columns)
 
     def forget_lane(self, lane: Lane) -> None:
@@ -334,34 +339,10 @@ class ControlPlane:
         for app_id in list(client.app_ids):
             app = self.apps.get(app_id)
             if app is not None and not app.detach:
-                self._end_app(app, reason)
+                self.end_app(app, reason)
         self.clients.pop(client.client_id, None)
 
-    # --- Rare requests ------------------------------------------------------------------------------------------
-
-    async def create_app(self, request: client_pb2.CreateAppRequest) -> client_pb2.CreateAppResponse:
-        """Make an app, or find it again by its id."""
-        app_id = request.app_id or ids.mint("ap")
-        if not ids.is_id(app_id, "ap") or not 0 < len(request.name) <= 200:
-            raise InvalidError(
-                f"app {request.name[:80]!r} with id {app_id[:80]!r}", fix="a name of 1-200 characters, an 'ap-' id"
-            )
-        record = AppRecord(app_id, request.name, request.detach, time.time())
-        await self.store.write_wait([record])
-        self.apps[app_id] = record
-        if (client := self.clients.get(request.client_id)) is not None:
-            client.app_ids.add(app_id)
-        return client_pb2.CreateAppResponse(app_id=app_id)
-
-    async def stop_app(self, request: client_pb2.StopAppRequest) -> client_pb2.StopAppResponse:
-        """End an app: its inputs are cancelled, its containers stop."""
-        app = self.apps.get(request.app_id)
-        if app is None:
-            raise NotFoundError(f"no app {request.app_id[:80]}")
-        self._end_app(app, request.reason or "the app was stopped")
-        return client_pb2.StopAppResponse()
-
-    def _end_app(self, app: AppRecord, reason: str) -> None:
+    def end_app(self, app: AppRecord, reason: str) -> None:
         self.feed(ev.AppStopped(app.app_id, reason))
         self.apps.pop(app.app_id, None)
         for function_id in [f for f, spec in self.functions.items() if spec.app_id == app.app_id]:
@@ -372,95 +353,6 @@ class ControlPlane:
             client.app_ids.discard(app.app_id)
         stopped = AppRecord(app.app_id, app.name, app.detach, app.created_unix_s, stopped=True)
         self.store.write([stopped], lambda error: None)
-
-    async def register_function(self, request: client_pb2.RegisterFunctionRequest) -> client_pb2.RegisterFunctionResponse:
-        """Check and store a function; the same id again replaces it."""
-        spec = common_pb2.FunctionSpec()
-        spec.CopyFrom(request.spec)
-        function_id = request.function_id or ids.mint("fu")
-        app = self.apps.get(spec.app_id)
-        if app is None:
-            raise NotFoundError(f"no app {spec.app_id[:80]}", fix="create the app first")
-        if not ids.is_id(function_id, "fu"):
-            raise InvalidError(f"function id {function_id[:80]!r}", fix="an id that begins with 'fu-'")
-        if (known := self.functions.get(function_id)) is not None and known.app_id != spec.app_id:
-            raise InvalidError(f"function {function_id} belongs to another app")
-        check_spec(spec)
-        await self.store.write_wait([FunctionRecord(function_id, spec.app_id, spec.SerializeToString())])
-        self.functions[function_id] = spec
-        self.feed(ev.FunctionRegistered(function_def(function_id, spec, app.detach)))
-        versions = sorted({n.python_version for n in self.nodes.values() if n.python_version})
-        warning = ""
-        if spec.pickled and spec.python_version and versions and spec.python_version not in versions:
-            warning = f"{spec.name} needs Python {spec.python_version}; the nodes have {', '.join(versions)}"
-        return client_pb2.RegisterFunctionResponse(function_id=function_id, warning=warning)
-
-    async def missing_blobs(self, request: client_pb2.MissingBlobsRequest) -> client_pb2.MissingBlobsResponse:
-        """Which of these blobs are not stored."""
-        if len(request.digests) > 10_000:
-            raise InvalidError("more than 10,000 digests in one question", fix="ask in parts")
-        missing = await asyncio.to_thread(self.blobs.missing, list(request.digests))
-        return client_pb2.MissingBlobsResponse(digests=missing)
-
-    async def call_info(self, request: client_pb2.CallInfoRequest) -> client_pb2.CallInfoResponse:
-        """How far a lane is."""
-        if (lane := self.lanes.get(request.lane_id)) is not None:
-            return client_pb2.CallInfoResponse(
-                found=True, function_id=lane.function_id, num_inputs=lane.num_inputs, closed=lane.closed, num_done=lane.num_done
-            )
-        record = await self.store.read(lambda s: s.lane(request.lane_id))
-        if record is None:
-            return client_pb2.CallInfoResponse(found=False)
-        return client_pb2.CallInfoResponse(
-            found=True,
-            function_id=record.function_id,
-            num_inputs=record.num_inputs,
-            closed=record.closed,
-            num_done=record.num_done,
-        )
-
-    async def status(self, request: client_pb2.StatusRequest) -> client_pb2.StatusResponse:
-        """What `hotbed server status` shows."""
-        answer = client_pb2.StatusResponse(
-            version=self.settings.version, incarnation=self.incarnation, pid=os.getpid(), started_unix_s=self.started_unix_s
-        )
-        answer.clients = sum(1 for client in self.clients.values() if not client.container_id)
-        counts: dict[str, int] = {}
-        for node_id, _ in self.containers.values():
-            counts[node_id] = counts.get(node_id, 0) + 1
-        for view in self.core.node_views():
-            node = answer.nodes.add(node_id=view.node_id, name=view.name, state=str(view.state))
-            node.containers = counts.get(view.node_id, 0)
-            session = self.nodes.get(view.node_id)
-            if session is not None:
-                have = session.inventory
-                node.total.milli_cpu, node.total.memory_bytes, node.total.disk_bytes = (
-                    have.milli_cpu,
-                    have.memory_bytes,
-                    have.disk_bytes,
-                )
-                node.gpu_models.extend(gpu.model for gpu in have.gpus)
-            node.free.milli_cpu = max(0, getattr(view, "free_milli_cpu", 0))
-            node.free.memory_bytes = max(0, getattr(view, "free_memory_bytes", 0))
-        for function_id, spec in self.functions.items():
-            queued, running, containers, reason = self._state_of(function_id)
-            app = self.apps.get(spec.app_id)
-            answer.functions.add(
-                app_id=spec.app_id,
-                app_name=app.name if app else "",
-                function_id=function_id,
-                name=spec.name,
-                queued=queued,
-                running=running,
-                containers=containers,
-                unplaceable_reason=reason,
-            )
-        return answer
-
-    async def shutdown(self, request: client_pb2.ShutdownRequest) -> client_pb2.ShutdownResponse:
-        """Ask whoever runs this server (it waits on `shutdown_requested`) to end it."""
-        self.shutdown_requested.set()
-        return client_pb2.ShutdownResponse()
 
     # --- Time ---------------------------------------------------------------------------------------------------
 
@@ -510,9 +402,9 @@ class ControlPlane:
         for app in list(self.apps.values()):
             age_s = time.time() - max(app.created_unix_s, self.started_unix_s)
             if not app.detach and app.app_id not in kept and age_s > self.settings.client_grace_s:
-                self._end_app(app, "no client keeps it alive")
+                self.end_app(app, "no client keeps it alive")
 
-    def _state_of(self, function_id: str) -> tuple[int, int, int, str]:
+    def state_of(self, function_id: str) -> tuple[int, int, int, str]:
         stats = self.core.function_stats(function_id)
         if stats is None:
             return 0, 0, 0, ""
@@ -523,7 +415,7 @@ class ControlPlane:
         if not watchers:
             return
         for function_id, spec in self.functions.items():
-            state = self._state_of(function_id)
+            state = self.state_of(function_id)
             if self._states.get(function_id, (0, 0, 0, "")) == state:
                 continue
             self._states[function_id] = state
