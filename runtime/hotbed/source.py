@@ -78,7 +78,8 @@ def import_file(path: str | os.PathLike[str]) -> ModuleType:
     if known is not None and Path(getattr(known, "__file__", "") or "/").resolve() != file:
         name = f"hotbed_script_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     mark_by_value(module)
@@ -195,12 +196,7 @@ def _local_modules(root: str | None) -> set[str]:
         if "." in name or name in ("__main__", "hotbed", "hotbed_proto") or not isinstance(module, ModuleType):
             continue
         path = _module_path(module)
-        if (
-            path is not None
-            and path.endswith((".py", ""))
-            and os.path.dirname(os.path.realpath(path)) == root
-            and not _is_installed(path)
-        ):
+        if path is not None and path and os.path.dirname(os.path.realpath(path)) == root and not _is_installed(path):
             found.add(name)
     return found
 
@@ -224,7 +220,7 @@ def _zip_modules(names: Iterable[str], root: str) -> Source:
     total = sum(os.path.getsize(full) for _, full in files)
     if total > SOURCE_BYTES_MAX:
         raise RequestSizeError(
-            f"the source of {', '.join(sorted(names))} is {total / 2**20:.0f} MiB, more than {SOURCE_BYTES_MAX / 2**20:.0f} MiB",
+            f"the source of {', '.join(sorted(names))} is {total >> 20} MiB, more than {SOURCE_BYTES_MAX >> 20} MiB",
             why=f"all files below {root} of these packages are shipped",
             fix="move data out of the package, or use include_source=False",
         )

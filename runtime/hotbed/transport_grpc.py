@@ -40,6 +40,7 @@ _OPTIONS: Final = (
     ("grpc.max_send_message_length", frames.MESSAGE_BYTES_MAX),
     ("grpc.use_local_subchannel_pool", 1),
 )
+_EOF: Final[Any] = grpc.aio.EOF  # type: ignore[attr-defined]  # its stubs leave it out
 _BLOB_PART_BYTES: Final = 1024 * 1024
 _HELLO_TIMEOUT_S: Final = 20.0
 _BACKOFF_FIRST_S: Final = 0.05
@@ -137,7 +138,7 @@ class GrpcTransport:
             if isinstance(error, asyncio.CancelledError) and _cancelling():
                 raise
             raise _service_error(address, error) from error
-        if first is grpc.aio.EOF or first.WhichOneof("body") != "welcome":
+        if first is _EOF or first.WhichOneof("body") != "welcome":
             await self._drop()
             raise ServiceError(f"the server at {address} did not welcome this client", why="it ended the stream at once")
         welcome = first.welcome
@@ -206,7 +207,7 @@ class GrpcTransport:
         try:
             while True:
                 frame = await stream.read()
-                if frame is grpc.aio.EOF:
+                if frame is _EOF:
                     return
                 self._heard_s = time.monotonic()
                 kind = frame.WhichOneof("body")
