@@ -13,13 +13,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from hotbed_proto.errors import ServiceError
+
 from hotbed import __version__
 from hotbed.daemon import STAY_S, private_folder, socket_path
 from hotbed.settings import Settings
-from hotbed_proto.errors import ServiceError
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
+STATUS_TIMEOUT_S = 10.0
 _POLL_S = 0.02
 _LOG_TAIL_BYTES = 3000
 _LOG_BYTES_MAX = 8 * 2**20
@@ -106,9 +108,18 @@ def status_of(address: str, token: str = "") -> Any:
     Raises:
         ServiceError, AuthError: It does not answer, or not to this token.
     """
-    from hotbed.transport_grpc import call_once
+    import grpc
+    from hotbed_proto.v1 import client_pb2, client_pb2_grpc
 
-    return call_once(address, token, "Status", timeout_s=10.0)
+    from hotbed.transport_grpc import request_error
+
+    with grpc.insecure_channel(address) as channel:
+        stub = client_pb2_grpc.ControlPlaneStub(channel)
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        try:
+            return stub.Status(client_pb2.StatusRequest(), timeout=STATUS_TIMEOUT_S, metadata=metadata)
+        except grpc.RpcError as error:
+            raise request_error("Status", error) from None
 
 
 def _start(home: Path) -> None:
