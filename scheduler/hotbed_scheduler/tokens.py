@@ -31,14 +31,26 @@ class TokenFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._hashes: dict[str, list[str]] = {role: [] for role in ROLES}
-        if path.exists():
-            try:
-                stored = json.loads(path.read_text())
-                self._hashes.update({role: [str(h) for h in stored[role]] for role in ROLES if role in stored})
-            except (ValueError, TypeError, AttributeError) as error:
-                raise InvalidError(
-                    f"the token file {path} cannot be read", why=str(error), fix="remove it; new tokens are made"
-                ) from error
+        self._version = (0, 0)
+        self._load()
+
+    def _load(self) -> None:
+        """Read the file if it changed: `hotbed server token` writes it while the server runs."""
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return
+        version = (found.st_mtime_ns, found.st_ino)
+        if version == self._version:
+            return
+        try:
+            stored = json.loads(self._path.read_text())
+            hashes = {role: [str(h) for h in stored.get(role, [])] for role in ROLES}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InvalidError(
+                f"the token file {self._path} cannot be read", why=str(error), fix="remove it; new tokens are made"
+            ) from error
+        self._hashes, self._version = dict(hashes), version
 
     def mint(self, role: Role) -> str:
         """A new token of this role; from now on it is accepted. Only its hash is kept."""
@@ -54,6 +66,7 @@ class TokenFile:
         """
         if len(token) < 16:
             raise InvalidError(f"a {role} token needs at least 16 characters", fix="let hotbed make one")
+        self._load()
         if (digest := _digest(token)) not in self._hashes[role]:
             self._hashes[role].append(digest)
             self._save()
@@ -68,6 +81,7 @@ class TokenFile:
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise AuthError("this address needs a token", fix=f"send 'authorization: Bearer <{role} token>'")
+        self._load()
         digest = _digest(token.strip())
         known = {r: sum(hmac.compare_digest(digest, h) for h in hashes) > 0 for r, hashes in self._hashes.items()}
         if known[role]:
