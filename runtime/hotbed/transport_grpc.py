@@ -344,7 +344,7 @@ class GrpcTransport:
                 hasher.update(part.data)
                 file.write(part.data)
         except grpc.aio.AioRpcError as error:
-            raise _request_error("GetBlob", error) from error
+            raise request_error("GetBlob", error) from error
         if f"sha256:{hasher.hexdigest()}" != digest:
             raise ServiceError(f"blob {digest} came with other contents", fix="try again; the store may be damaged")
 
@@ -363,7 +363,7 @@ class GrpcTransport:
             try:
                 await self._stub.PutBlob(parts(), metadata=self._metadata(), timeout=None)
             except grpc.aio.AioRpcError as error:
-                raise _request_error("PutBlob", error) from error
+                raise request_error("PutBlob", error) from error
         return digest, size
 
     # --- requests (on the portal's loop) ------------------------------------------------------------------------------
@@ -422,7 +422,7 @@ class GrpcTransport:
         try:
             return await method(request, metadata=self._metadata(), timeout=self._settings.request_timeout_s)
         except grpc.aio.AioRpcError as error:
-            raise _request_error(type(request).__name__.removesuffix("Request"), error) from error
+            raise request_error(type(request).__name__.removesuffix("Request"), error) from error
 
     def ask(self, request: Coroutine[Any, Any, T]) -> T:
         """Run one of the requests above from another thread."""
@@ -443,7 +443,7 @@ def _service_error(address: str, error: BaseException) -> ServiceError:
     )
 
 
-def _request_error(what: str, error: grpc.aio.AioRpcError) -> Error:
+def request_error(what: str, error: Any) -> Error:
     """A named error from what the server sent: "code: message" in the trailing metadata, or the nearest by status."""
     for key, value in error.trailing_metadata() or ():
         if key == "hotbed-error-bin":
