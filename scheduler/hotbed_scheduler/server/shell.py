@@ -452,4 +452,4 @@ def _live_runs(lane: Lane) -> list[tuple[int, int]]:
 def _default_core(generation: int) -> SchedulingCore:
     from ..core import Core, CoreSettings  # here, so that tests of the shell run with a core of their own
 
-    return Core(CoreSettings(), generation=generation)
+    return Core(CoreSettings(id_prefix=f"g{generation}", epoch_base=generation << 40), seed=generation)
