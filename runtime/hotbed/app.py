@@ -140,7 +140,7 @@ class App:
 
         Args:
             cpu: Cores, or `(request, limit)`. Default 0.125.
-            memory: MiB, or `(request, limit)`. Default 128.
+            memory: MiB, or `(request, limit)`. Default 128; without a limit a container may use up to half of its node.
             gpu: "A100", "H100:4", "A100:0.5", "any", a `GpuRequest`, or a list of them as ordered fallbacks.
             timeout: Seconds of one attempt, up to a day.
             startup_timeout: Seconds from creating a container to its being ready; default: as `timeout`.

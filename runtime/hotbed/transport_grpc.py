@@ -350,7 +350,8 @@ class GrpcTransport:
 
     async def _put_file(self, file: Any) -> tuple[str, int]:
         file.seek(0)
-        digest, size = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+        digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+        size = file.seek(0, 2)  # file_digest leaves the position of an in-memory file where it was
         missing = await self._ask(self._stub.MissingBlobs, pb.MissingBlobsRequest(digests=[digest]))
         if missing.digests:
 

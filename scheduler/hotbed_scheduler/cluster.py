@@ -212,8 +212,8 @@ class Cluster:
         takes = serving and not container.yielding
         assert (container in function.idle) == (takes and container.inflight == 0), f"{name} {state} idle"
         if container in function.open:
-            assert takes and 0 < container.inflight and not container.solo, name
-        elif takes and 0 < container.inflight:
+            assert takes and container.inflight > 0 and not container.solo, name
+        elif takes and container.inflight > 0:
             assert container.solo or container.inflight > function.refill_at, f"{name} could take work and is not open"
 
     def _check_lane(self, lane: Lane) -> None:

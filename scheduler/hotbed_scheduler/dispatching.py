@@ -230,7 +230,14 @@ class Dispatcher:
         del record.lane.records[record.epoch]
 
     def settle_lost(
-        self, container: Container, reason: str, message: str, running: tuple[tuple[str, int], ...], now_s: float, *, blame: bool
+        self,
+        container: Container,
+        reason: str,
+        message: str,
+        running: tuple[tuple[str, int], ...],
+        now_s: float,
+        *,
+        blame: bool,
     ) -> None:
         """Everything out at a container that is gone: who was running pays (if `blame`), the others are queued again free.
 
@@ -288,7 +295,11 @@ class Dispatcher:
                 lane.free_requeues[index] = times
         self._cluster.requeue(lane, again, solo=solo)
         self._cluster.fail(
-            lane, over, "container-lost", f"the container was lost {limit + 1} times before the input could run to an end", message
+            lane,
+            over,
+            "container-lost",
+            f"the container was lost {limit + 1} times before the input could run to an end",
+            message,
         )
 
 

@@ -69,7 +69,9 @@ def gpu_choice(node: Node, request: GpuRequest, free: dict[int, int]) -> tuple[i
     fitting = [
         gpu
         for gpu in node.inventory.gpus
-        if gpu.memory_bytes >= request.memory_bytes and gpu_model_matches(request.model, gpu.model) and free[gpu.index] >= request.milli_share
+        if gpu.memory_bytes >= request.memory_bytes
+        and gpu_model_matches(request.model, gpu.model)
+        and free[gpu.index] >= request.milli_share
     ]
     if len(fitting) < request.count:
         return None

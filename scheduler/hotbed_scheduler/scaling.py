@@ -134,7 +134,7 @@ class Scaler:
         cluster = self._cluster
         crowded = any(function.reported for function in cluster.live)
         for pool in list(cluster.pools.values()):
-            if now_s - pool.last_used_s > cluster.settings.pool_idle_s or pool.like.removed:
+            if now_s - pool.last_used_s > cluster.settings.pool_idle_s:
                 for container in list(pool.containers.values()):
                     self._dispatcher.stop(container, "the pool is not used any more", now_s)
                 del cluster.pools[pool.key]

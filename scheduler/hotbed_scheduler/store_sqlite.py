@@ -160,7 +160,8 @@ class SqliteStore:
         try:
             self._db.execute("DELETE FROM lanes WHERE expired AND touched_unix_s < ?", (before_unix_s,))
             finished = self._db.execute(
-                "SELECT lane_id FROM lanes WHERE NOT expired AND num_done >= num_inputs AND touched_unix_s < ?", (before_unix_s,)
+                "SELECT lane_id FROM lanes WHERE NOT expired AND num_done >= num_inputs AND touched_unix_s < ?",
+                (before_unix_s,),
             )
             ids = [row[0] for row in finished]
             for lane_id in ids:

@@ -25,13 +25,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from hotbed.node import cgroups, mounts, oci_spec
-from hotbed.node.backend import Capabilities, ContainerSpec, ExitStatus
 from hotbed_images.host import HostImage
 from hotbed_proto.errors import AlreadyExistsError, ConflictError, ContainerFailedError, InvalidError, NotFoundError
 
+from hotbed.node import cgroups, mounts, oci_spec
+from hotbed.node.backend import Capabilities, ContainerSpec, ExitStatus
+
 _T = TypeVar("_T")
 _PR_SET_CHILD_SUBREAPER = 36
+_REAP_AFTER_S = 0.5
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _LOG_TAIL_BYTES = 2000
 _GONE = ExitStatus(-signals.SIGKILL)
@@ -97,11 +99,13 @@ class OciBackend:
         self._slots = self._former_slots()
         self._next_slot = 0
         self._stager = ThreadPoolExecutor(1, "hotbed-stager", initializer=self._enter_namespace)
+        self._launching: set[int] = set()
         _become_subreaper()
         self._capabilities = Capabilities(
             name=f"oci-{runtime.name}",
             isolated=True,
             enforces_limits=not self._cgroups.missing_controllers(),
+            gpu=True,
             pause=self._cgroups.v2 is not None or "freezer" in self._cgroups.v1,
             network=frozenset({"none", "full"}),
             missing=tuple(
@@ -242,29 +246,26 @@ class OciBackend:
             raise AlreadyExistsError(f"container {spec.container_id} exists", container=spec.container_id)
         if spec.network not in self._capabilities.network:
             raise InvalidError(f"network {spec.network!r} is not one of {sorted(self._capabilities.network)}")
-        if spec.gpu_indices:
-            raise InvalidError(
-                "this backend gives no GPU to a container",
-                why=f"{self._capabilities.name} has no gpu capability",
-                fix="ask for none",
-            )
 
     async def _start(self, spec: ContainerSpec, container: _Container, folder: Path) -> None:
         folder.mkdir(mode=0o700)
         (folder / "slot").write_text(str(container.slot))
         user_base = self._settings.user_base + container.slot * oci_spec.USER_RANGE
         process = await self._on_stager(lambda: self._stage_and_launch(spec, folder, user_base))
+        self._launching.add(process.pid)
         try:
             code = await asyncio.wait_for(_end_of(process), self._settings.runtime_wait_s)
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+            self._launching.discard(process.pid)
             await self._on_stager(
                 functools.partial(mounts.release_root, self._calls, stage=self._stage, name=spec.container_id)
             )
         if code != 0:
             raise subprocess.SubprocessError(f"it ended with {code} and said nothing")
+        asyncio.get_running_loop().call_later(_REAP_AFTER_S, self._reap_orphans)
         container.pid = int((folder / "pid").read_text())
         container.pidfd = os.pidfd_open(container.pid)
         asyncio.get_running_loop().add_reader(container.pidfd, self._ended, spec.container_id, container)
@@ -317,6 +318,14 @@ class OciBackend:
         resolv = Path("/etc/resolv.conf").resolve()
         return [mounts.Mount(resolv, "/etc/resolv.conf")] if spec.network == "full" and resolv.is_file() else []
 
+    def _reap_orphans(self) -> None:
+        """A runtime's own helpers die after it, as children of ours: nobody else waits for them."""
+        name, me = self._runtime.name, os.getpid()
+        for pid in _children(me):
+            if pid not in self._launching and _is_zombie_named(pid, name):
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+
     def _ended(self, container_id: str, container: _Container) -> None:
         """The pidfd is readable: reap the first process and tell the waiters."""
         asyncio.get_running_loop().remove_reader(container.pidfd)
@@ -368,6 +377,22 @@ class OciBackend:
             with contextlib.suppress(OSError, ValueError):
                 slots.add(int(path.read_text()))
         return slots
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, path.read_text().split())
+    return found
+
+
+def _is_zombie_named(pid: int, name: str) -> bool:
+    try:
+        before, _, after = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+    except OSError:
+        return False
+    return before.partition("(")[2] == name and after.split()[0] == "Z"
 
 
 def _become_subreaper() -> None:

@@ -16,6 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from hotbed_proto import frames
+from hotbed_proto.errors import ContainerFailedError, Error, InvalidError, StartupTimeoutError
+from hotbed_proto.v1 import common_pb2, node_pb2, worker_pb2
+
 from hotbed.node import columns
 from hotbed.node.backend import Backend, ContainerSpec, ExitStatus, Mount
 from hotbed.node.columns import Run, Taken, Violation
@@ -24,9 +28,6 @@ from hotbed.node.payload_files import PayloadDir
 from hotbed.node.settings import NodeSettings
 from hotbed.node.status_page import Running, StatusPage
 from hotbed.node.worker_link import WorkerLink
-from hotbed_proto import frames
-from hotbed_proto.errors import ContainerFailedError, Error, InvalidError, StartupTimeoutError
-from hotbed_proto.v1 import common_pb2, node_pb2, worker_pb2
 
 HIDDEN_ROOT: Final = "/__hotbed"
 _BOOT_S_MAX: Final = 60.0
@@ -149,14 +150,20 @@ class Container:
                 ContainerSpec(
                     container_id=self.container_id,
                     argv=[self._host.settings.interpreter, "-I", "-S", f"{HIDDEN_ROOT}/lib/hotbed/worker/boot.py"],
-                    env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}  # noqa: S108
+                    env={
+                        "PATH": "/usr/local/bin:/usr/bin:/bin",
+                        "HOME": "/tmp",
+                        "LANG": "C.UTF-8",
+                        "HOTBED_NODE_NAME": self._host.settings.name,
+                    }
                     | self._host.gpu_environ(list(self._start.gpu_indices)),
                     workdir="/",
                     mounts=mounts,
                     stdin_fd=theirs.fileno(),
                     stdout_fd=self._pipes[0].write_end,
                     stderr_fd=self._pipes[1].write_end,
-                    memory_bytes=resources.memory_limit_bytes or resources.memory_bytes,
+                    memory_bytes=resources.memory_limit_bytes
+                    or max(resources.memory_bytes, self._host.settings.loose_limit_bytes()),
                     milli_cpu=resources.milli_cpu_limit,
                     disk_bytes=resources.disk_bytes,
                     gpu_indices=list(self._start.gpu_indices),

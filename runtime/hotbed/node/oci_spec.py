@@ -1,12 +1,15 @@
 """A container's OCI `config.json`, from its spec. Pure: same arguments, same document.
 
 The root and all host mounts are prepared by `mounts.py` before the runtime starts, so the document names only kernel
-filesystems. Nothing here gives a capability, a device beyond the runtime's own null/zero/full/random/tty, or a host path.
+filesystems. Nothing here gives a capability, a device beyond the runtime's own null/zero/full/random/tty and the GPUs it was granted, or a host path.
 """
 
 from __future__ import annotations
 
 import functools
+import os
+import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,7 @@ _MASKED = (
     "/sys/fs",
 )
 _READ_ONLY = ("/proc/fs", "/proc/irq", "/proc/sys")
+_GPU_SHARED = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset")
 _NOTHING = ("nosuid", "noexec", "nodev")
 
 
@@ -102,6 +106,7 @@ def config(
             "gidMappings": mapping,
             "cgroupsPath": cgroup_path,
             "resources": _resources(spec, swap_limited),
+            "devices": gpu_devices(spec.gpu_indices),
             "seccomp": _seccomp(),
             "maskedPaths": list(_MASKED),
             "readonlyPaths": list(_READ_ONLY),
@@ -127,8 +132,33 @@ def _kernel_mounts(spec: ContainerSpec, shm_bytes: int) -> list[dict[str, Any]]:
     return mounts
 
 
+def gpu_devices(gpu_indices: Sequence[int], dev: Path = Path("/dev")) -> list[dict[str, Any]]:
+    """Device nodes of these GPUs and the driver's shared ones, as far as the host has them; nothing without GPUs.
+
+    Not run on a machine with a GPU yet. The driver's libraries are below /usr, which `Image.host()` shows.
+    """
+    if not gpu_indices:
+        return []
+    devices: list[dict[str, Any]] = []
+    for name in (*(f"nvidia{index}" for index in gpu_indices), *_GPU_SHARED):
+        try:
+            found = (dev / name).stat()
+        except OSError:
+            continue
+        if stat.S_ISCHR(found.st_mode):
+            major, minor = os.major(found.st_rdev), os.minor(found.st_rdev)
+            devices.append(
+                {"path": f"/dev/{name}", "type": "c", "major": major, "minor": minor, "fileMode": 0o666, "uid": 0, "gid": 0}
+            )
+    return devices
+
+
 def _resources(spec: ContainerSpec, swap_limited: bool) -> dict[str, Any]:
-    resources: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}], "pids": {"limit": spec.pids}}
+    allowed = [
+        {"allow": True, "type": "c", "major": device["major"], "minor": device["minor"], "access": "rw"}
+        for device in gpu_devices(spec.gpu_indices)
+    ]
+    resources: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}, *allowed], "pids": {"limit": spec.pids}}
     if spec.memory_bytes:
         resources["memory"] = {"limit": spec.memory_bytes}
         if swap_limited:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from collections.abc import Mapping
@@ -45,6 +46,14 @@ class NodeSettings:
     source_files_max: int = 50_000
     containers_max: int = 2000
     detect_gpus: bool = True
+
+    def memory_total_bytes(self) -> int:
+        """What the node offers in all."""
+        return self.memory_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+    def loose_limit_bytes(self) -> int:
+        """Hard limit of containers that name only a request: they may use what is idle, but one alone cannot take the node."""
+        return self.memory_total_bytes() // 2
 
 
 @dataclass(frozen=True, slots=True)

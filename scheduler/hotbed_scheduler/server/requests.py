@@ -98,7 +98,7 @@ class Requests:
         plane = self._plane
         answer = client_pb2.StatusResponse(version=plane.settings.version, incarnation=plane.incarnation, pid=os.getpid())
         answer.started_unix_s = plane.started_unix_s
-        answer.clients = sum(1 for client in self._plane.clients.values() if not client.container_id)
+        answer.clients = sum(1 for c in self._plane.clients.values() if not c.container_id and c.outbox is not None)
         counts: dict[str, int] = {}
         for node_id, _ in self._plane.containers.values():
             counts[node_id] = counts.get(node_id, 0) + 1

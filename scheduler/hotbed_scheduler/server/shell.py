@@ -80,6 +80,7 @@ class ControlPlane:
         self.lanes: dict[str, Lane] = {}
         self.apps: dict[str, AppRecord] = {}
         self.functions: dict[str, common_pb2.FunctionSpec] = {}
+        self._pool_specs: dict[str, common_pb2.FunctionSpec] = {}
         self.unplaceable: dict[str, str] = {}
         self.containers: dict[str, tuple[str, str]] = {}  # id -> (node_id, function_id)
         self.nodes: dict[str, NodeSession] = {}
@@ -192,7 +193,10 @@ class ControlPlane:
         match action:
             case act.StartContainer():
                 self.containers[action.container_id] = (action.node_id, action.function_id)
-                spec = self.functions[action.like_function_id]
+                # A pool outlives the function it was made for, so that the next run of the same script starts warm.
+                spec = self.functions.get(action.like_function_id) or self._pool_specs[action.pool_key]
+                if action.pool_key:
+                    self._pool_specs[action.pool_key] = spec
                 start = command.start
                 start.container_id, start.function_id = action.container_id, action.function_id
                 start.gpu_indices.extend(action.gpu_indices)
