@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final
 
 from hotbed_proto.errors import InternalError
 
-_NAME: Final = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$")
+_NAME = re.compile(r"out/[A-Za-z0-9_-]{1,64}\Z")
 _FREE_MAX: Final = 4
 """Kept for each function; a burst's further files are removed."""
 
@@ -69,7 +69,7 @@ class PayloadFolder:
         """Unpickle a result file; large bytes are read straight into the new object."""
         if len(name) > 255 or not _NAME.match(name):
             raise InternalError(f"a result file has an impossible name: {name[:80]!r}")
-        descriptor = os.open(f"{self._folder}/out/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(f"{self._folder}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with open(descriptor, "rb", buffering=256 * 1024) as file:
             return pickle.Unpickler(file).load()
 

@@ -1,4 +1,4 @@
-"""A server and two nodes, each in a network namespace of its own, joined by a bridge: the cluster is the embedded code split."""
+"""A server and two nodes, each in a network namespace of its own, joined by a bridge: the embedded code, split."""
 
 from __future__ import annotations
 
