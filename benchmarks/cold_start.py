@@ -20,9 +20,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 import harness
 import hotbed
-import psutil
 
 
 @contextlib.contextmanager

@@ -8,8 +8,9 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-import hotbed_proto.errors
 import pytest
+
+import hotbed_proto.errors
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE_FOLDERS = ("runtime", "scheduler", "images", "proto", "tests", "benchmarks", "examples")

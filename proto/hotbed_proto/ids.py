@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import secrets
 import string
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 _ALPHABET: Final = string.digits + string.ascii_letters
 _ID = re.compile(r"^(ap|fu|fc|co|no|cl)-[0-9A-Za-z]{8,40}$")
@@ -40,7 +41,8 @@ def is_id(text: str, kind: str) -> bool:
     return text.startswith(f"{kind}-") and _ID.match(text) is not None
 
 
-class CallRef(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class CallRef:
     """What a user-visible function call id names: a lane, and one input of it or (index None) all of it."""
 
     lane_id: str

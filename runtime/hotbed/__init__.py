@@ -16,8 +16,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hotbed_proto.errors import Error as Error
-
     from hotbed import exception as exception
     from hotbed.app import App as App
     from hotbed.calls import FunctionCall as FunctionCall
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from hotbed.runtime_info import current_function_call_id as current_function_call_id
     from hotbed.runtime_info import current_input_id as current_input_id
     from hotbed.runtime_info import is_local as is_local
+    from hotbed_proto.errors import Error as Error
 
 __version__ = "0.1.0"
 

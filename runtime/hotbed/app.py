@@ -9,9 +9,6 @@ import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, overload
 
-from hotbed_proto.errors import InvalidError
-from hotbed_proto.ids import mint
-
 from hotbed import options as check
 from hotbed.client import current_client, grpc_transport
 from hotbed.function import IDS_VARIABLE, Function
@@ -20,6 +17,8 @@ from hotbed.image import Image, check_env
 from hotbed.options import Amount, FunctionOptions
 from hotbed.portal import portal
 from hotbed.retries import Retries, parse_retries
+from hotbed_proto.errors import InvalidError
+from hotbed_proto.ids import mint
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -265,9 +264,8 @@ class App:
             raise
 
     async def _register_all(self, functions: list[Function[..., Any]]) -> None:
-        from hotbed_proto.v1.common_pb2 import FunctionSpec
-
         from hotbed import source
+        from hotbed_proto.v1.common_pb2 import FunctionSpec
 
         transport = grpc_transport()
         assert self.app_id is not None

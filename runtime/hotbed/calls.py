@@ -6,13 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-from hotbed_proto import frames
-from hotbed_proto.errors import InvalidError, OutputExpiredError
-from hotbed_proto.ids import CallRef, parse_call_id
-
 from hotbed.client import current_client, grpc_transport
 from hotbed.dual import Dual, DualIterator, dual
 from hotbed.lanes import AsyncSlot, Mailbox, SyncSlot
+from hotbed_proto import frames
+from hotbed_proto.errors import InvalidError, OutputExpiredError
+from hotbed_proto.ids import CallRef, parse_call_id
 
 R = TypeVar("R")
 _ITER_BATCH = 1024

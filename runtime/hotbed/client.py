@@ -14,12 +14,11 @@ from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from hotbed_proto import frames
-from hotbed_proto.errors import Error, ServiceError
-
 from hotbed import serialize
 from hotbed.lanes import LANE_INPUTS_MAX, CallLane, Lane, Slot
 from hotbed.transport import SubmitFrame, Transport
+from hotbed_proto import frames
+from hotbed_proto.errors import Error, ServiceError
 
 if TYPE_CHECKING:
     from hotbed.settings import Settings

@@ -13,16 +13,18 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import shutil
 import signal
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hotbed import __version__
 from hotbed.settings import host_id
+from hotbed_proto.frame_stream import LANE_SUFFIX
 
 if TYPE_CHECKING:
     from hotbed.node.agent import NodeAgent
@@ -122,7 +124,7 @@ async def node_parts(home: Path, options: DaemonOptions, shared: Path, *, share:
         labels=options.labels,
         host_mounts=tuple(Mount(mount.source, mount.target) for mount in image.mounts),
         interpreter=image.python,
-        **({"name": options.node_name} if options.node_name else {}),
+        name=options.node_name or platform.node(),
     )
     return settings, choice
 
@@ -210,12 +212,14 @@ async def serve(options: DaemonOptions) -> None:
     agent: NodeAgent | None = None
     choice: BackendChoice | None = None
     path = socket_path(home)
+    lane = path.with_name(path.name + LANE_SUFFIX)
     private_folder(path.parent)
     try:
         await plane.start()
         if options.with_node:
             agent, choice = await _embed_node(plane, options, shared)
         path.unlink(missing_ok=True)
+        await plane.serve_lane(lane)
         await plane.serve_unix(path)
         if options.listen:
             await plane.serve_tcp(options.listen, _tls(options))
@@ -225,6 +229,7 @@ async def serve(options: DaemonOptions) -> None:
         _log.info("stopping")
     finally:
         path.unlink(missing_ok=True)
+        lane.unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
             (home / "server.json").unlink()
         await plane.close(_STOP_GRACE_S)
@@ -244,7 +249,7 @@ async def _first_of(*events: asyncio.Event) -> None:
             waiter.cancel()
 
 
-def _tls(options: DaemonOptions) -> object | None:
+def _tls(options: DaemonOptions) -> Any:
     if options.tls_cert is None or options.tls_key is None:
         return None
     import grpc

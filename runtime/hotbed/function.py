@@ -7,14 +7,13 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
-from hotbed_proto import frames
-from hotbed_proto.errors import ExecutionError, InvalidError, NotFoundError
-from hotbed_proto.ids import CallRef
-
 from hotbed.calls import FunctionCall, _client_aio, _Output
 from hotbed.client import current_client
 from hotbed.dual import Dual, DualIterator
 from hotbed.lanes import AsyncSlot, Mailbox, SyncSlot
+from hotbed_proto import frames
+from hotbed_proto.errors import ExecutionError, InvalidError, NotFoundError
+from hotbed_proto.ids import CallRef
 
 if TYPE_CHECKING:
     from hotbed.client import Client

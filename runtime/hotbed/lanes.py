@@ -17,11 +17,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from hotbed.transport import SubmitFrame
 from hotbed_proto import frames
 from hotbed_proto.errors import Error, OutputExpiredError
 from hotbed_proto.ids import mint
-
-from hotbed.transport import SubmitFrame
 
 LANE_INPUTS_MAX: Final = 1_000_000
 """Single calls go on in a new lane after this many, so that no lane's record grows for ever."""

@@ -13,11 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hotbed_proto.errors import ServiceError
-
 from hotbed import __version__
 from hotbed.daemon import STAY_S, private_folder, socket_path
 from hotbed.settings import Settings
+from hotbed_proto.errors import ServiceError
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
@@ -109,9 +108,9 @@ def status_of(address: str, token: str = "") -> Any:
         ServiceError, AuthError: It does not answer, or not to this token.
     """
     import grpc
-    from hotbed_proto.v1 import client_pb2, client_pb2_grpc
 
     from hotbed.transport_grpc import request_error
+    from hotbed_proto.v1 import client_pb2, client_pb2_grpc
 
     with grpc.insecure_channel(address) as channel:
         stub = client_pb2_grpc.ControlPlaneStub(channel)

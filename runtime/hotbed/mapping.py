@@ -10,11 +10,10 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from hotbed_proto import frames
-from hotbed_proto.errors import Error
-
 from hotbed import serialize
 from hotbed.lanes import MapLane, SpawnMapLane
+from hotbed_proto import frames
+from hotbed_proto.errors import Error
 
 if TYPE_CHECKING:
     from hotbed.client import Client

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from hotbed_proto.errors import InvalidError
-from hotbed_proto.resources import GpuRequest
-
 from hotbed.image import Image
 from hotbed.retries import Retries
+from hotbed_proto.errors import InvalidError
+from hotbed_proto.resources import GpuRequest
 
 if TYPE_CHECKING:
     from hotbed_proto.v1.common_pb2 import FunctionSpec

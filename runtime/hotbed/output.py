@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
+    from hotbed.transport_grpc import GrpcTransport
     from hotbed_proto.v1.client_pb2 import FunctionState
     from hotbed_proto.v1.common_pb2 import LogChunk
-
-    from hotbed.transport_grpc import GrpcTransport
 
 _active: Output | None = None
 

@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 
 import grpc
 import grpc.aio
-from hotbed_proto import frames
-from hotbed_proto.errors import ERRORS_BY_CODE, Error, NotFoundError, ServiceError, grpc_status_name
-from hotbed_proto.ids import mint
-from hotbed_proto.v1 import client_pb2 as pb
-from hotbed_proto.v1 import client_pb2_grpc as rpc
-from hotbed_proto.v1 import common_pb2 as common
 
 from hotbed import serialize
 from hotbed.payload_files import PayloadFolder
 from hotbed.portal import portal
 from hotbed.settings import Settings, host_id
 from hotbed.transport import SubmitFrame
+from hotbed_proto import frames
+from hotbed_proto.errors import ERRORS_BY_CODE, Error, NotFoundError, ServiceError, grpc_status_name
+from hotbed_proto.frame_stream import LANE_SUFFIX, FrameStream, connect
+from hotbed_proto.ids import mint
+from hotbed_proto.v1 import client_pb2 as pb
+from hotbed_proto.v1 import client_pb2_grpc as rpc
+from hotbed_proto.v1 import common_pb2 as common
 
 if TYPE_CHECKING:
     from hotbed.transport import Receiver
@@ -41,6 +42,7 @@ _OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 _EOF: Final[Any] = grpc.aio.EOF  # type: ignore[attr-defined]  # its stubs leave it out
+_STREAM_METHOD: Final = "/hotbed.v1.ControlPlane/Stream"
 _BLOB_PART_BYTES: Final = 1024 * 1024
 _HELLO_TIMEOUT_S: Final = 20.0
 _BACKOFF_FIRST_S: Final = 0.05
@@ -124,7 +126,7 @@ class GrpcTransport:
         self._channel = channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
         self._stub = rpc.ControlPlaneStub(channel)
         try:
-            stream = self._stub.Stream(metadata=self._metadata())
+            stream = await _lane(address) or _RpcStream(channel, self._metadata())
             hello = pb.ClientFrame()
             hello.hello.client_id = self.client_id
             hello.hello.app_ids.extend(self._apps)
@@ -132,13 +134,13 @@ class GrpcTransport:
             hello.hello.version = "0.1.0"
             hello.hello.host_id = host_id()
             await asyncio.wait_for(stream.write(hello), _HELLO_TIMEOUT_S)
-            first = await asyncio.wait_for(stream.read(), _HELLO_TIMEOUT_S)
-        except (grpc.RpcError, asyncio.InvalidStateError, TimeoutError, asyncio.CancelledError) as error:
+            first = pb.ServerFrame.FromString(await asyncio.wait_for(stream.read(), _HELLO_TIMEOUT_S))
+        except (grpc.RpcError, OSError, asyncio.InvalidStateError, TimeoutError, asyncio.CancelledError) as error:
             await self._drop()
             if isinstance(error, asyncio.CancelledError) and _cancelling():
                 raise
             raise _service_error(address, error) from error
-        if first is _EOF or first.WhichOneof("body") != "welcome":
+        if first.WhichOneof("body") != "welcome":
             await self._drop()
             raise ServiceError(f"the server at {address} did not welcome this client", why="it ended the stream at once")
         welcome = first.welcome
@@ -206,9 +208,7 @@ class GrpcTransport:
         assert receiver is not None
         try:
             while True:
-                frame = await stream.read()
-                if frame is _EOF:
-                    return
+                frame = pb.ServerFrame.FromString(await stream.read())
                 self._heard_s = time.monotonic()
                 kind = frame.WhichOneof("body")
                 if kind == "outputs":
@@ -224,7 +224,7 @@ class GrpcTransport:
                     self.on_log(frame.log)
                 elif kind == "function_state" and self.on_state is not None:
                     self.on_state(frame.function_state)
-        except (grpc.RpcError, asyncio.InvalidStateError):
+        except (grpc.RpcError, OSError, asyncio.InvalidStateError):
             return
 
     async def _write(self) -> None:
@@ -236,7 +236,7 @@ class GrpcTransport:
                     await stream.write(out.popleft())
                 has_out.clear()
                 await has_out.wait()
-        except (grpc.RpcError, asyncio.InvalidStateError):
+        except (grpc.RpcError, OSError, asyncio.InvalidStateError):
             return
 
     async def _ping(self) -> None:
@@ -428,6 +428,37 @@ class GrpcTransport:
     def ask(self, request: Coroutine[Any, Any, T]) -> T:
         """Run one of the requests above from another thread."""
         return portal().run(request)
+
+
+class _RpcStream:
+    """The Stream RPC with the face of a `FrameStream`: raw frames in, so that both are parsed at one place."""
+
+    def __init__(self, channel: grpc.aio.Channel, metadata: tuple[tuple[str, str], ...]) -> None:
+        # Without a deserialiser, so that frames arrive as bytes here as they do from the raw socket.
+        stream = channel.stream_stream(_STREAM_METHOD, request_serializer=pb.ClientFrame.SerializeToString)
+        self._call: Any = stream(metadata=metadata)
+
+    async def write(self, message: Any) -> None:
+        await self._call.write(message)
+
+    async def read(self) -> bytes:
+        frame = await self._call.read()
+        if frame is _EOF:
+            raise ConnectionError("the server ended the stream")
+        return frame
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+
+async def _lane(address: str) -> FrameStream | None:
+    """The raw socket beside a server's unix socket, where there is one."""
+    if not address.startswith("unix:"):
+        return None
+    try:
+        return await connect(address.removeprefix("unix:") + LANE_SUFFIX)
+    except OSError:
+        return None
 
 
 def _cancelling() -> bool:

@@ -7,10 +7,9 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hotbed_proto import frames
-
 from hotbed import runtime_info, serialize
 from hotbed.transport import SubmitFrame
+from hotbed_proto import frames
 
 if TYPE_CHECKING:
     from hotbed.transport import Receiver

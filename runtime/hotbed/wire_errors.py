@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from hotbed_proto.errors import Error, InternalError
-
 from hotbed.serialize import make_remote_error
+from hotbed_proto.errors import Error, InternalError
 
 
 def error_from_bytes(payload: bytes) -> Error:

@@ -15,6 +15,7 @@ from typing import Any
 
 import fsspec
 import zstandard
+
 from hotbed_proto.errors import DeserializationError, InvalidError, NotFoundError, RequestSizeError
 
 PART_BYTES = 1024 * 1024

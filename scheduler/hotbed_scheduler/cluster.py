@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from itertools import count
 
 from hotbed_proto.resources import GPU_WHOLE
-
 from hotbed_scheduler.actions import Action, Fail, ReportPlacement
 from hotbed_scheduler.lanes import DispatchRecord, Lane
 from hotbed_scheduler.state import Container, CoreSettings, FunctionState, Node, Pool

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hotbed_proto.states import NODE_MOVES, ContainerState, NodeState, move
-
 from hotbed_scheduler import events as ev
 from hotbed_scheduler.actions import Action, CancelOnContainer, Fail
 from hotbed_scheduler.cluster import Cluster
@@ -177,8 +176,8 @@ class Core:
                 lane,
                 indices,
                 "limit-reached",
-                f"{function.definition.name} has {function.queued} inputs queued, the limit is {self.settings.max_queued_per_function}",
-                "",
+                f"{function.definition.name} has {function.queued} inputs queued",
+                f"the limit is {self.settings.max_queued_per_function}",
                 "wait for results before submitting more",
             )
         else:

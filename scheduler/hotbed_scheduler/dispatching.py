@@ -6,7 +6,6 @@ from typing import Final
 
 from hotbed_proto.frames import FINAL_STATUSES, GENERATOR_ITEM, STATUS_MASK, USER_EXCEPTION
 from hotbed_proto.states import ContainerState
-
 from hotbed_scheduler.actions import Accept, Dispatch, StopContainer
 from hotbed_scheduler.cluster import Cluster
 from hotbed_scheduler.events import OutputsReceived, Retry

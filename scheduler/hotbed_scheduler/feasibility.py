@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from hotbed_proto.resources import GPU_WHOLE, GpuRequest, gpu_model_matches
 from hotbed_proto.states import NodeState
-
 from hotbed_scheduler.events import FunctionDef
 from hotbed_scheduler.state import Node, Reservation
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hotbed_proto.resources import GPU_WHOLE, GpuRequest
-
 from hotbed_scheduler.events import FunctionDef
 from hotbed_scheduler.feasibility import Free, gpu_choice, obstacle
 from hotbed_scheduler.ranking import load_milli, score

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hotbed_proto.resources import GPU_WHOLE, Resources
-
 from hotbed_scheduler.state import Node
 
 _WARM_BONUS = 150

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hotbed_proto.states import ContainerState
-
 from hotbed_scheduler.actions import AssignFunction, StartContainer
 from hotbed_scheduler.autoscale import desired_containers, keep_value
 from hotbed_scheduler.cluster import Cluster

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from hotbed_proto.frames import GENERATOR_END, OK, PAYLOAD_IS_REF, SYSTEM_ERROR, USER_EXCEPTION
 from hotbed_proto.resources import GPU_WHOLE, NodeInventory, Resources
 from hotbed_proto.states import CONTAINER_MOVES, ContainerState, NodeState, move
-
 from hotbed_scheduler.events import FunctionDef
 from hotbed_scheduler.fairness import LaneQueue
 from hotbed_scheduler.lanes import DispatchRecord, Lane

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from hotbed.node.backend import ExitStatus, Mount
 from hotbed_proto.errors import AlreadyExistsError, ContainerFailedError, NotFoundError
 from support.backends import NAMES, Bench, socket_pair, with_bench

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+
 from hotbed.node.backend_oci import OciSettings
 from hotbed.node.probe import choose_backends, probe_host
 from hotbed_images.host import host_image

@@ -9,6 +9,7 @@ from pathlib import Path
 import fsspec
 import pytest
 import zstandard
+
 from hotbed_proto.errors import DeserializationError, InvalidError, NotFoundError, RequestSizeError
 from hotbed_scheduler.blobs import BlobStore
 

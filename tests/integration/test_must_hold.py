@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import hotbed
 import pytest
+
+import hotbed
 from hotbed import exception
 
 pytestmark = [pytest.mark.container, pytest.mark.root]

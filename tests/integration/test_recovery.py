@@ -8,8 +8,9 @@ import threading
 import time
 from typing import Any
 
-import hotbed
 import pytest
+
+import hotbed
 from hotbed import exception
 
 pytestmark = [pytest.mark.container, pytest.mark.root]

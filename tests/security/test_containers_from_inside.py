@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from hotbed.node.backend import Mount
 from hotbed_proto.errors import InvalidError
 from support.backends import Bench, with_bench

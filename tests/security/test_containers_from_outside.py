@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from support.backends import Bench, with_bench
 
 pytestmark = [pytest.mark.container, pytest.mark.root]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from hotbed.node.backend import Backend, ContainerSpec, ExitStatus, Mount
 from hotbed.node.backend_oci import OciBackend, OciSettings
 from hotbed.node.backend_process import ProcessBackend

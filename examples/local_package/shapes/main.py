@@ -1,7 +1,6 @@
 """Run with: cd examples/local_package && hotbed run -m shapes.main"""
 
 import hotbed
-
 from shapes.area import rectangle
 
 app = hotbed.App("local-package")

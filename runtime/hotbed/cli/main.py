@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 
 import click
-from hotbed_proto.errors import Error, InvalidError
 
 from hotbed import __version__
 from hotbed.cli.node_command import node
 from hotbed.cli.run_command import run
 from hotbed.cli.server_commands import server
 from hotbed.cli.status_command import status
+from hotbed_proto.errors import Error, InvalidError
 
 FAILURE = 1
 USAGE = 2

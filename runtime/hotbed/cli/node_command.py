@@ -15,9 +15,12 @@ from hotbed.settings import current
 @click.option("--allow-process", is_flag=True, help='Offer isolation="process", which isolates nothing.')
 def node(address: str, token: str, name: str, labels: tuple[str, ...], allow_process: bool) -> None:
     """Run a node agent in the foreground."""
-    pairs = dict(label.partition("=")[::2] for label in labels)
-    if bad := [label for label in labels if "=" not in label or label.startswith("=")]:
-        raise click.UsageError(f"--label {bad[0]!r}: KEY=VALUE is needed")
+    pairs: dict[str, str] = {}
+    for label in labels:
+        key, equals, value = label.partition("=")
+        if not key or not equals:
+            raise click.UsageError(f"--label {label!r}: KEY=VALUE is needed")
+        pairs[key] = value
     from hotbed import daemon
 
     options = daemon.DaemonOptions(home=current().home, node_name=name, labels=pairs, allow_process=allow_process)

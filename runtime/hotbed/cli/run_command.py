@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from hotbed_proto.errors import Error, InvalidError
 
 from hotbed.cli import targets
 from hotbed.cli.signature import parse
+from hotbed_proto.errors import Error, InvalidError
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import click
-from hotbed_proto.errors import NotFoundError, ServiceError
 
 from hotbed.cli.status_command import as_dict, fetch
 from hotbed.settings import current
+from hotbed_proto.errors import NotFoundError, ServiceError
 
 _FOLLOW_S = 0.2
 
@@ -116,9 +116,8 @@ def logs(tail: int, follow: bool) -> None:
 @click.argument("role", type=click.Choice(["client", "node"]))
 def token(role: str) -> None:
     """Make a new token for clients or nodes of this server and print it; only its hash is kept."""
-    from hotbed_scheduler.tokens import TokenFile
-
     from hotbed.daemon import private_folder
+    from hotbed_scheduler.tokens import TokenFile
 
     home = private_folder(current().home)
     click.echo(TokenFile(home / "tokens.json").mint("node" if role == "node" else "client"))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+
 from hotbed_proto.errors import InvalidError
 
 _TYPES: dict[Any, click.ParamType] = {

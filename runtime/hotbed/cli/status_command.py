@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 import click
-from hotbed_proto.errors import ServiceError
 
 from hotbed.settings import Settings, current
+from hotbed_proto.errors import ServiceError
 
 
 def fetch(settings: Settings) -> Any:

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import click
+
 from hotbed_proto.errors import Error, InvalidError, NotFoundError
 
 Runnable = Any

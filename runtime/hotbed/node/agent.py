@@ -15,17 +15,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from hotbed_proto import ids
-from hotbed_proto.errors import ContainerFailedError, Error, InvalidError
-from hotbed_proto.resources import GpuDevice
-from hotbed_proto.v1 import common_pb2, node_pb2
-
 from hotbed.node.backend import Backend
 from hotbed.node.container import Container, Host
 from hotbed.node.gpu import find_gpus, gpu_environ
 from hotbed.node.payload_files import PayloadDir
 from hotbed.node.settings import NodeSettings
 from hotbed.node.sources import build_worker_lib, unpack_source
+from hotbed_proto import ids
+from hotbed_proto.errors import ContainerFailedError, Error, InvalidError
+from hotbed_proto.resources import GpuDevice
+from hotbed_proto.v1 import common_pb2, node_pb2
 
 _WATCH_S: Final = 0.1
 _HEARTBEAT_S: Final = 2.0

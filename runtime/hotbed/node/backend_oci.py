@@ -25,11 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from hotbed_images.host import HostImage
-from hotbed_proto.errors import AlreadyExistsError, ConflictError, ContainerFailedError, InvalidError, NotFoundError
-
 from hotbed.node import cgroups, mounts, oci_spec
 from hotbed.node.backend import Capabilities, ContainerSpec, ExitStatus
+from hotbed_images.host import HostImage
+from hotbed_proto.errors import AlreadyExistsError, ConflictError, ContainerFailedError, InvalidError, NotFoundError
 
 _T = TypeVar("_T")
 _PR_SET_CHILD_SUBREAPER = 36

@@ -15,9 +15,8 @@ from asyncio.subprocess import Process
 from collections.abc import Sequence
 from pathlib import Path
 
-from hotbed_proto.errors import ContainerFailedError, NotFoundError
-
 from hotbed.node.backend import Capabilities, ContainerSpec, ExitStatus, Mount
+from hotbed_proto.errors import ContainerFailedError, NotFoundError
 
 HIDDEN_ROOT = "/__hotbed"
 _KILL_WAIT_S = 5.0

@@ -16,10 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hotbed_proto import frames
-from hotbed_proto.errors import ContainerFailedError, Error, InvalidError, StartupTimeoutError
-from hotbed_proto.v1 import common_pb2, node_pb2, worker_pb2
-
 from hotbed.node import columns
 from hotbed.node.backend import Backend, ContainerSpec, ExitStatus, Mount
 from hotbed.node.columns import Run, Taken, Violation
@@ -28,6 +24,9 @@ from hotbed.node.payload_files import PayloadDir
 from hotbed.node.settings import NodeSettings
 from hotbed.node.status_page import Running, StatusPage
 from hotbed.node.worker_link import WorkerLink
+from hotbed_proto import frames
+from hotbed_proto.errors import ContainerFailedError, Error, InvalidError, StartupTimeoutError
+from hotbed_proto.v1 import common_pb2, node_pb2, worker_pb2
 
 HIDDEN_ROOT: Final = "/__hotbed"
 _BOOT_S_MAX: Final = 60.0
@@ -152,7 +151,7 @@ class Container:
                     argv=[self._host.settings.interpreter, "-I", "-S", f"{HIDDEN_ROOT}/lib/hotbed/worker/boot.py"],
                     env={
                         "PATH": "/usr/local/bin:/usr/bin:/bin",
-                        "HOME": "/tmp",
+                        "HOME": "/tmp",  # noqa: S108 - the container's own
                         "LANG": "C.UTF-8",
                         "HOTBED_NODE_NAME": self._host.settings.name,
                     }

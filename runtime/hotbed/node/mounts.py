@@ -18,10 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from hotbed.node.backend import Mount
 from hotbed_images.host import HostImage
 from hotbed_proto.errors import InvalidError
-
-from hotbed.node.backend import Mount
 
 _CLONE_NEWNS = 0x20000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4

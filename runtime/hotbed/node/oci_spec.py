@@ -1,7 +1,8 @@
 """A container's OCI `config.json`, from its spec. Pure: same arguments, same document.
 
 The root and all host mounts are prepared by `mounts.py` before the runtime starts, so the document names only kernel
-filesystems. Nothing here gives a capability, a device beyond the runtime's own null/zero/full/random/tty and the GPUs it was granted, or a host path.
+filesystems. Nothing here gives a capability, a host path, or a device beyond the runtime's own null, zero, full, random and
+tty and the GPUs that were granted.
 """
 
 from __future__ import annotations

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from hotbed_images.host import HostImage
-from hotbed_proto.errors import Error
-
 from hotbed.node import cgroups, seccomp
 from hotbed.node.backend import Backend, ContainerSpec
 from hotbed.node.backend_oci import OciBackend, OciSettings
 from hotbed.node.backend_process import ProcessBackend
+from hotbed_images.host import HostImage
+from hotbed_proto.errors import Error
 
 RUNTIMES = ("crun", "runc")
 """In order of preference: crun starts a container in about half of runc's time."""

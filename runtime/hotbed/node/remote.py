@@ -16,13 +16,13 @@ from typing import Final
 
 import grpc
 import grpc.aio
-from hotbed_proto import frames
-from hotbed_proto.errors import AuthError, InternalError, ServiceError
-from hotbed_proto.v1 import client_pb2, node_pb2, node_pb2_grpc
 
 from hotbed.node.agent import NodeAgent
 from hotbed.node.backend import Backend
 from hotbed.node.settings import NodeSettings, RemoteSettings
+from hotbed_proto import frames
+from hotbed_proto.errors import AuthError, InternalError, ServiceError
+from hotbed_proto.v1 import client_pb2, node_pb2, node_pb2_grpc
 
 _QUEUE_MAX: Final = 100_000
 _PART_BYTES: Final = 1024 * 1024

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from google.protobuf.message import DecodeError
+
 from hotbed_proto.v1 import worker_pb2
 
 FRAME_BYTES_MAX: Final = 32 * 1024 * 1024

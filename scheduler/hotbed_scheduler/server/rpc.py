@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+
 from hotbed_proto.errors import Error, InternalError, InvalidError, grpc_status_name
 from hotbed_proto.frames import MESSAGE_BYTES_MAX
 from hotbed_proto.v1 import client_pb2, node_pb2
@@ -33,6 +34,56 @@ async def _abort(context: Any, error: BaseException) -> None:
         error = InternalError("the server failed on this request", why=f"{type(error).__name__}: {error}")
     status = getattr(grpc.StatusCode, grpc_status_name(error))
     await context.abort(status, error.what, ((ERROR_METADATA, error_info(error).SerializeToString()),))
+
+
+async def serve_client(
+    plane: Any,
+    read: Callable[[], Awaitable[bytes]],
+    write: Callable[[client_pb2.ServerFrame], Awaitable[None]],
+    refuse: Callable[[BaseException], Awaitable[None]],
+) -> None:
+    """One client's connection, of whichever kind: frames in on this task, frames out on a second.
+
+    Args:
+        read: The next serialised ClientFrame; StopAsyncIteration or ConnectionError at the end.
+        refuse: Tell the client why its connection ends.
+    """
+    session = None
+    pump = None
+    reader = asyncio.current_task()
+    try:
+        while True:
+            try:
+                raw = await read()
+            except (StopAsyncIteration, ConnectionError):
+                break
+            try:
+                frame = client_pb2.ClientFrame.FromString(raw)
+            except Exception as error:  # noqa: BLE001 - DecodeError of either protobuf implementation
+                raise InvalidError("a frame cannot be parsed", why=str(error)) from None
+            if session is None:
+                session = plane.open_client(frame.hello if frame.HasField("hello") else None)
+                pump = asyncio.create_task(session.outbox.pump(write))
+                # A broken or replaced connection ends the read side too.
+                pump.add_done_callback(lambda _: reader.cancel() if reader else None)
+                continue
+            await session.receive(frame)
+    except asyncio.CancelledError:
+        if pump is None or not pump.done():
+            raise
+    except Exception as error:  # noqa: BLE001 - mapped to a status for this caller alone
+        if session is not None:
+            session.closed()
+            session = None
+        await refuse(error)
+    finally:
+        if session is not None:
+            session.closed()
+        if pump is not None:
+            if not pump.done():
+                pump.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+                await pump
 
 
 class Face:
@@ -94,38 +145,12 @@ class Face:
 
     async def stream(self, requests: AsyncIterator[bytes], context: Any) -> None:
         """A client's stream: frames in on this task, frames out on a second."""
-        session = None
-        pump = None
         try:
             self._authorise(context, "client")
-            reader = asyncio.current_task()
-            async for raw in requests:
-                try:
-                    frame = client_pb2.ClientFrame.FromString(raw)
-                except Exception as error:  # noqa: BLE001 - DecodeError of either protobuf implementation
-                    raise InvalidError("a frame cannot be parsed", why=str(error)) from None
-                if session is None:
-                    session = self._plane.open_client(frame.hello if frame.HasField("hello") else None)
-                    pump = asyncio.create_task(session.outbox.pump(context.write))
-                    # A broken or replaced connection ends the read side too.
-                    pump.add_done_callback(lambda _: reader.cancel() if reader else None)
-                    continue
-                await session.receive(frame)
-        except asyncio.CancelledError:
-            if pump is None or not pump.done():
-                raise
-        except Exception as error:  # noqa: BLE001 - mapped to a status for this caller alone
-            if session is not None:
-                session.closed()
-                session = None
+        except Error as error:
             await _abort(context, error)
-        finally:
-            if session is not None:
-                session.closed()
-            if pump is not None and not pump.done():
-                pump.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await pump
+        reader = aiter(requests)
+        await serve_client(self._plane, lambda: anext(reader), context.write, functools.partial(_abort, context))
 
     async def attach(self, requests: AsyncIterator[node_pb2.NodeFrame], context: Any) -> None:
         """A node's stream."""

@@ -13,8 +13,10 @@ from typing import Any, Protocol
 
 import grpc
 import grpc.aio
+
 from hotbed_proto import ids
 from hotbed_proto.errors import InternalError, InvalidError
+from hotbed_proto.frame_stream import FrameStream, listen
 from hotbed_proto.frames import FINAL_STATUSES, PAYLOAD_IS_REF, STATUS_MASK, SYSTEM_ERROR
 from hotbed_proto.v1 import client_pb2, common_pb2, node_pb2
 
@@ -30,7 +32,7 @@ from .durable import StoreThread
 from .lanes import Lane, pick
 from .nodes import NodeSession
 from .requests import Requests
-from .rpc import CHANNEL_OPTIONS, add_services
+from .rpc import CHANNEL_OPTIONS, add_services, serve_client
 from .sessions import Client
 
 __all__ = ["ControlPlane", "NodeSession", "SchedulingCore"]
@@ -87,6 +89,7 @@ class ControlPlane:
         self._events: deque[tuple[ev.Event, common_pb2.OutputColumns | None]] = deque()
         self._handling = False
         self._servers: list[grpc.aio.Server] = []
+        self._lane_server: asyncio.AbstractServer | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._states: dict[str, tuple[int, int, int, str]] = {}
         self._needed_s = time.monotonic()
@@ -127,6 +130,17 @@ class ControlPlane:
         os.chmod(path, 0o600)
         self._servers.append(server)
 
+    async def serve_lane(self, path: Path) -> None:
+        """Listen for client streams on a raw unix socket of mode 0600: the frames of the Stream RPC, without gRPC."""
+
+        async def refuse(error: BaseException) -> None:
+            _log.warning("a local client was refused: %s", error)
+
+        async def serve(stream: FrameStream) -> None:
+            await serve_client(self, stream.read, stream.write, refuse)
+
+        self._lane_server = await listen(path, serve)
+
     async def serve_tcp(self, address: str, tls: grpc.ServerCredentials | None = None) -> int:
         """Listen on host:port with bearer tokens; returns the port. InvalidError when the address cannot be used."""
         server = grpc.aio.server(options=CHANNEL_OPTIONS)
@@ -143,6 +157,8 @@ class ControlPlane:
         """Stop listening, commit what is queued, close the store. Nodes stop their containers as their streams end."""
         if self._ticker is not None:
             self._ticker.cancel()
+        if self._lane_server is not None:
+            self._lane_server.close()
         await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
         await self.store.close()
 

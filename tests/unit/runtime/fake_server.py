@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
+
 from hotbed.worker.results import exception_payload
 from hotbed_proto import frames
 from hotbed_proto.v1 import client_pb2 as pb
@@ -155,7 +156,7 @@ class FakeServer(rpc.ControlPlaneServicer):
         if self.payload_dir and len(data) > frames.INLINE_LOCAL_LIMIT_BYTES:
             Path(self.payload_dir, "out").mkdir(exist_ok=True)
             Path(self.payload_dir, "out", "r1").write_bytes(data)
-            ref = common.PayloadRef(file="r1", size_bytes=len(data))
+            ref = common.PayloadRef(file="out/r1", size_bytes=len(data))
             return [(frames.OK | frames.PAYLOAD_IS_REF, ref.SerializeToString())]
         return [(frames.OK, data)]
 

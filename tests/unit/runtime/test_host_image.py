@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from hotbed.node.mounts import make_target
 from hotbed_images.host import build_skeleton, plan, python_prefixes
 from hotbed_proto.errors import InvalidError

@@ -15,6 +15,7 @@ from typing import Any
 import cloudpickle
 import pytest
 import uvloop
+
 from hotbed.node.agent import NodeAgent
 from hotbed.node.backend_process import ProcessBackend
 from hotbed.node.settings import NodeSettings

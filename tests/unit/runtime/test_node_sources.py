@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from hotbed.node.logs import LogLimiter
 from hotbed.node.payload_files import PayloadDir
 from hotbed.node.sources import unpack_source

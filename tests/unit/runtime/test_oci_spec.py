@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from hotbed.node import oci_spec, seccomp
 from hotbed.node.backend import ContainerSpec
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import hotbed
 import pytest
+
+import hotbed
 from hotbed.exception import InvalidError
 from hotbed_proto.v1.common_pb2 import FunctionSpec
 

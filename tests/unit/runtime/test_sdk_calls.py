@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import hotbed
 import pytest
+
+import hotbed
 from hotbed import client, exception
 
 from .fake_server import FakeServer

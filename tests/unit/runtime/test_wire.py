@@ -7,10 +7,11 @@ from array import array
 from typing import Any
 
 import pytest
-from hotbed.worker import wire
-from hotbed_proto.v1 import common_pb2, worker_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from hotbed.worker import wire
+from hotbed_proto.v1 import common_pb2, worker_pb2
 
 U32 = st.integers(0, 2**32 - 1)
 BY_KIND = {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from hotbed_proto import frames
 from hotbed_proto.v1 import common_pb2
 from hotbed_proto.v1 import worker_pb2 as pb

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+
 from hotbed.node.sources import build_worker_lib
 from hotbed_proto.v1 import worker_pb2 as pb
 

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+
 from hotbed_proto import ids
 from hotbed_proto.v1 import client_pb2, client_pb2_grpc, common_pb2, node_pb2
 from hotbed_scheduler import actions as act
