@@ -148,6 +148,7 @@ class Container:
         "state",
         "uses",
         "value",
+        "valued_uses",
         "yielding",
     )
 
@@ -172,6 +173,7 @@ class Container:
         self.yielding = False
         self.uses = 0
         self.value = 0.0
+        self.valued_uses = -1
         self.busy_carry_s = 0.0
         self.started_s = now_s
         self.deadline_s = 0.0
