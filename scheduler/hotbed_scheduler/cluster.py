@@ -212,6 +212,8 @@ class Cluster:
         assert (container in function.idle) == (takes and container.inflight == 0), f"{name} {state} idle"
         if container in function.open:
             assert takes and container.inflight > 0 and not container.solo, name
+        elif takes and container.inflight > 0:
+            assert container.solo or container.inflight > function.refill_at, f"{name} could take work and is not open"
 
     def _check_lane(self, lane: Lane) -> None:
         seen = 0

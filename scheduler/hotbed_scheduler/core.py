@@ -1,320 +1,446 @@
-"""The scheduling core: `Core.handle(event, now_s) -> list[Action]`. No clock, no I/O, nothing unseeded.
-
-The same events with the same times give the same actions; `journal` relies on it. What an event costs is proportional to
-what it affects: a frame of a thousand inputs or outputs costs a few microseconds, only `Tick` looks at everything alive.
-"""
+"""The scheduling core: `handle(event, now_s) -> actions`. No clock, no I/O, no randomness: equal events give equal actions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from hotbed_proto.resources import NodeInventory
-from hotbed_proto.states import ContainerState, NodeState
+from hotbed_proto.states import NODE_MOVES, ContainerState, NodeState, move
 from hotbed_scheduler import events as ev
 from hotbed_scheduler.actions import Action, CancelOnContainer, Fail
 from hotbed_scheduler.cluster import Cluster
 from hotbed_scheduler.dispatching import Dispatcher
-from hotbed_scheduler.fleet import Fleet
 from hotbed_scheduler.lanes import Lane
-from hotbed_scheduler.state import CoreSettings, FunctionState, Node
+from hotbed_scheduler.scaling import Scaler
+from hotbed_scheduler.state import Container, CoreSettings, FunctionState, Node
 
 __all__ = ["Core", "CoreSettings", "FunctionStats", "NodeView"]
+
+_BACKOFF_FIRST_S = 0.25
+_BACKOFF_MAX_S = 30.0
+_AVOID_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionStats:
-    """Counts of one function, for people. `queued` includes inputs that wait for a retry."""
+    """What a function's status shows."""
 
-    queued: int = 0
-    running: int = 0
-    containers: int = 0
-    unplaceable_reason: str = ""
+    queued: int
+    running: int
+    containers: int
+    unplaceable_reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """One node, for people."""
+    """What a node's status shows."""
 
     node_id: str
     name: str
     state: str
-    inventory: NodeInventory
     free_milli_cpu: int
     free_memory_bytes: int
-    free_disk_bytes: int
-    free_gpu_milli: dict[int, int]
     containers: int
 
 
 class Core:
-    """All scheduling state and the one way to change it.
+    """One cluster's scheduler. Not thread-safe; everything is decided inside `handle`.
 
     Args:
-        settings: Limits and times.
-        seed: Kept for the journal; the present policies break every tie by order and need no randomness.
+        settings: Times and limits.
+        seed: Kept for strategies that draw lots; the present ones need none.
     """
 
-    def __init__(self, settings: CoreSettings | None = None, seed: int = 0) -> None:
-        self.settings = settings or CoreSettings()
+    def __init__(self, settings: CoreSettings, seed: int = 0) -> None:
+        self.settings = settings
         self.seed = seed
-        self._cluster = Cluster(self.settings)
+        self._cluster = Cluster(settings)
         self._dispatcher = Dispatcher(self._cluster)
-        self._fleet = Fleet(self._cluster, self._dispatcher)
-        self._now_s = float("-inf")
-        self._last_tick_s: float | None = None
-        self._handlers: dict[type, Callable[[Any, float], None]] = {
-            ev.OutputsReceived: self._dispatcher.outputs,
-            ev.InputsSubmitted: self._submitted,
-            ev.Tick: self._tick,
-            ev.NodeHeartbeat: self._heartbeat,
-            ev.NodeJoined: self._joined,
-            ev.NodeLost: self._node_lost,
-            ev.NodeDrain: self._drain,
-            ev.FunctionRegistered: self._registered,
-            ev.AppStopped: self._app_stopped,
-            ev.InputsCancelled: self._cancelled,
-            ev.LaneForgotten: self._forgotten,
-            ev.ContainerBooted: self._booted,
-            ev.ContainerReady: self._ready,
-            ev.ContainerFailed: self._failed,
-            ev.ContainerExited: self._exited,
-        }
-
-    def handle(self, event: ev.Event, now_s: float) -> list[Action]:
-        """Take in one event; what to do, in order. A `now_s` before an earlier one counts as that one."""
-        if now_s > self._now_s:
-            self._now_s = now_s
-        out: list[Action] = []
-        self._cluster.out = out
-        self._handlers[type(event)](event, self._now_s)
-        return out
-
-    def check(self) -> None:
-        """Assert every invariant. Cost: the whole state; tests call it after every event."""
-        self._cluster.check()
+        self._scaler = Scaler(self._cluster, self._dispatcher)
 
     # --- views ------------------------------------------------------------------------------------------------------
-    def function_stats(self, function_id: str) -> FunctionStats:
-        """Counts of a function; zeros for one that is not known. Cost: O(1)."""
+
+    def function_stats(self, function_id: str) -> FunctionStats | None:
+        """Counts of one function; None for one that is not known."""
         function = self._cluster.functions.get(function_id)
         if function is None:
-            return FunctionStats()
-        queued = function.queued + function.delayed
-        return FunctionStats(queued, function.running, len(function.containers), function.reported)
+            return None
+        return FunctionStats(function.queued + function.delayed, function.running, len(function.containers), function.reported)
 
     def node_views(self) -> list[NodeView]:
-        """The nodes that hold a lease."""
+        """All nodes in the order they joined."""
         return [
-            NodeView(
-                node.node_id,
-                node.name,
-                str(node.state),
-                node.inventory,
-                node.free_cpu,
-                node.free_memory,
-                node.free_disk,
-                dict(node.free_gpu),
-                len(node.containers),
-            )
-            for node in self._cluster.nodes.values()
+            NodeView(n.node_id, n.name, str(n.state), n.free_cpu, n.free_memory, len(n.containers))
+            for n in self._cluster.nodes.values()
         ]
 
-    def lane_done(self, lane_id: str) -> bool:
-        """Whether every input submitted so far has its final result; True for a lane that is not known. Cost: O(1)."""
+    def lane_done(self, lane_id: str) -> int:
+        """How many inputs of a lane have ended; 0 for an unknown one."""
         lane = self._cluster.lanes.get(lane_id)
-        return lane is None or not (lane.queued or lane.delayed or lane.dispatched)
+        return 0 if lane is None else lane.done
+
+    def container_ids(self) -> Iterator[str]:
+        """Every container that still counts."""
+        return iter(self._cluster.containers)
+
+    def check(self) -> None:
+        """Assert every invariant; for tests. Cost: the whole state."""
+        self._cluster.check()
+
+    # --- events -----------------------------------------------------------------------------------------------------
+
+    def handle(self, event: ev.Event, now_s: float) -> list[Action]:
+        """Take one event; returns what is to be done, in order.
+
+        Cost: a frame of outputs or inputs of any length about 6-10 us; other events may look at nodes and containers.
+        """
+        out: list[Action] = []
+        self._cluster.out = out
+        match event:
+            case ev.OutputsReceived():
+                self._outputs(event, now_s)
+            case ev.InputsSubmitted():
+                self._submitted(event, now_s)
+            case ev.Tick():
+                self._tick(now_s)
+            case ev.NodeHeartbeat(node_id, epoch):
+                node = self._cluster.nodes.get(node_id)
+                if node is not None and node.epoch == epoch:
+                    node.deadline_s = now_s + self.settings.lease_s
+            case ev.ContainerBooted(container_id):
+                self._booted(container_id)
+            case ev.ContainerReady(container_id):
+                self._ready(container_id, now_s)
+            case ev.ContainerFailed():
+                self._failed(event, now_s)
+            case ev.ContainerExited():
+                self._exited(event, now_s)
+            case ev.InputsCancelled():
+                self._cancelled(event, now_s)
+            case ev.LaneForgotten(lane_id):
+                self._forgotten(lane_id, now_s)
+            case ev.FunctionRegistered(definition):
+                self._registered(definition, now_s)
+            case ev.AppStopped(app_id, reason):
+                self._app_stopped(app_id, reason, now_s)
+            case ev.NodeJoined():
+                self._joined(event, now_s)
+            case ev.NodeLost(node_id, epoch, reason):
+                node = self._cluster.nodes.get(node_id)
+                if node is not None and node.epoch == epoch:
+                    self._lose(node, reason, now_s)
+            case ev.NodeDrain(node_id):
+                self._drain(node_id, now_s)
+        return out
 
     # --- inputs -----------------------------------------------------------------------------------------------------
+
     def _submitted(self, event: ev.InputsSubmitted, now_s: float) -> None:
         cluster = self._cluster
-        if event.count <= 0:
+        function = cluster.functions.get(event.function_id)
+        whole = range(event.first_index, event.first_index + event.count)
+        if function is None or function.removed:
+            cluster.out.append(
+                Fail(
+                    event.lane_id,
+                    whole,
+                    "not-found",
+                    f"function {event.function_id} is not known (any more)",
+                    "",
+                    "is its app running?",
+                )
+            )
             return
         lane = cluster.lanes.get(event.lane_id)
         if lane is None:
-            function = cluster.functions.get(event.function_id)
-            if function is None:
-                indices = range(event.first_index, event.first_index + event.count)
-                why = "it was never registered here, or its app was stopped"
-                cluster.out.append(Fail(event.lane_id, indices, "not-found", f"no function {event.function_id}", why))
-                return
             lane = Lane(event.lane_id, function, event.durable, event.client_id, event.priority)
             cluster.lanes[event.lane_id] = function.lanes[event.lane_id] = lane
-        function = lane.function
         for start, stop in lane.admit(event.first_index, event.count):
-            if lane.cancelled:
-                cluster.fail(lane, range(start, stop), "cancelled", "the call was cancelled")
-                continue
-            if now_s < function.broken_until_s:
-                cluster.fail(lane, range(start, stop), "container-failed", function.broken_message)
-                continue
-            room = self.settings.max_queued_per_function - function.queued - function.delayed
-            if stop - start > room:
-                cut = start + max(0, room)
-                message = (
-                    f"{function.definition.name} has {self.settings.max_queued_per_function} inputs queued, the most allowed"
-                )
-                cluster.fail(lane, range(cut, stop), "limit-reached", message, fix="submit more when some are done")
-                stop = cut
-                if start == stop:
-                    continue
+            self._admit(function, lane, start, stop, now_s)
+        self._dispatcher.pump(function, now_s)
+        # A backlog beyond what runs is looked at now only when something may change: at the first input, or a while later.
+        if function.queued and (not function.containers or now_s >= function.next_scale_s):
+            self._scaler.scale(function, now_s)
+
+    def _admit(self, function: FunctionState, lane: Lane, start: int, stop: int, now_s: float) -> None:
+        cluster = self._cluster
+        indices = range(start, stop)
+        if lane.cancelled:
+            cluster.fail(lane, indices, "cancelled", "the call was cancelled")
+        elif function.broken_message and now_s < function.broken_until_s:
+            cluster.fail(
+                lane, indices, "container-failed", f"{function.definition.name} cannot be loaded", function.broken_message
+            )
+        elif function.queued + (stop - start) > self.settings.max_queued_per_function:
+            cluster.fail(
+                lane,
+                indices,
+                "limit-reached",
+                f"{function.definition.name} has {function.queued} inputs queued",
+                f"the limit is {self.settings.max_queued_per_function}",
+                "wait for results before submitting more",
+            )
+        else:
             lane.append(start, stop)
             function.queued += stop - start
             function.queue.wake(lane)
-        if not function.queued:
-            return
-        cluster.live[function] = None
-        if function.idle or function.open:
-            self._dispatcher.pump(function, now_s)
-        if function.queued or not function.containers:
-            self._fleet.scale_one(function, now_s)
+            cluster.live[function] = None
+
+    def _outputs(self, event: ev.OutputsReceived, now_s: float) -> None:
+        self._dispatcher.outputs(event, now_s)
+        container = self._cluster.containers.get(event.container_id)
+        function = container.function if container is not None else None
+        if function is not None and function.queued and now_s >= function.next_scale_s:
+            self._scaler.scale(function, now_s)
 
     def _cancelled(self, event: ev.InputsCancelled, now_s: float) -> None:
         lane = self._cluster.lanes.get(event.lane_id)
         if lane is None:
             return
-        if event.indices is None:
+        wanted = None if event.indices is None else set(event.indices)
+        if wanted is None:
             lane.cancelled = True
-        self._end_inputs(lane, event.indices, event.terminate_containers, now_s, "the call was cancelled")
+        self._cancel(lane, wanted, now_s, terminate=event.terminate_containers, why="")
 
-    def _forgotten(self, event: ev.LaneForgotten, now_s: float) -> None:
-        lane = self._cluster.lanes.get(event.lane_id)
-        if lane is not None:
-            lane.forgotten = True
-            self._end_inputs(lane, None, False, now_s, "the client is gone")
-            self._drop_lane(lane)
-
-    def _end_inputs(self, lane: Lane, indices: tuple[int, ...] | None, terminate: bool, now_s: float, message: str) -> None:
-        """Cancel: queued and running inputs end now; running ones keep their place until the worker is rid of them."""
-        cluster, settings = self._cluster, self.settings
-        wanted = None if indices is None else set(indices)
-        ended = cluster.drop_queued(lane, wanted)
+    def _cancel(self, lane: Lane, wanted: set[int] | None, now_s: float, *, terminate: bool, why: str) -> None:
+        cluster = self._cluster
+        dropped = self._drop(lane, wanted)
+        stop: dict[Container, None] = {}
+        out: list[int] = []
         for record in list(lane.records.values()):
-            hit = list(record.indices()) if wanted is None else sorted(wanted.intersection(record.indices()))
-            if not hit:
+            here = [index for index in record.indices() if wanted is None or index in wanted]
+            if not here:
                 continue
-            record.banish(hit)
-            lane.dispatched -= len(hit)
-            lane.function.running -= len(hit)
-            ended += hit
+            record.banish(here)
+            lane.dispatched -= len(here)
+            lane.function.running -= len(here)
+            out += here
             container = record.container
+            if container.state is ContainerState.STOPPING:
+                continue
             if terminate:
-                self._dispatcher.stop(container, "its input was cancelled", now_s)
+                stop[container] = None
             else:
+                kill_after_s = self.settings.cancel_kill_after_s
                 cluster.out.append(
-                    CancelOnContainer(
-                        container.container_id, container.node.node_id, lane.lane_id, hit, settings.cancel_kill_after_s
-                    )
+                    CancelOnContainer(container.container_id, container.node.node_id, lane.lane_id, here, kill_after_s)
                 )
-        cluster.fail(lane, sorted(ended), "cancelled", message)
+        cluster.fail(lane, sorted([*dropped, *out]), "cancelled", "the input was cancelled", why)
+        for container in stop:
+            self._dispatcher.stop(container, "cancelled", now_s, grace_s=0.0)
 
-    def _drop_lane(self, lane: Lane) -> None:
-        self._cluster.lanes.pop(lane.lane_id, None)
-        lane.function.lanes.pop(lane.lane_id, None)
+    def _drop(self, lane: Lane, wanted: set[int] | None) -> list[int]:
+        return self._cluster.drop_queued(lane, wanted)
+
+    def _forgotten(self, lane_id: str, now_s: float) -> None:
+        lane = self._cluster.lanes.get(lane_id)
+        if lane is None:
+            return
+        lane.cancelled = lane.forgotten = True
+        self._cancel(lane, None, now_s, terminate=False, why="")
+        del self._cluster.lanes[lane_id]
+        lane.function.lanes.pop(lane_id, None)
 
     # --- functions --------------------------------------------------------------------------------------------------
-    def _registered(self, event: ev.FunctionRegistered, now_s: float) -> None:
-        cluster, definition = self._cluster, event.function
+
+    def _registered(self, definition: ev.FunctionDef, now_s: float) -> None:
+        cluster = self._cluster
         function = cluster.functions.get(definition.function_id)
         if function is None:
-            function = FunctionState(definition, cluster.next_order())
-            cluster.functions[definition.function_id] = function
-        elif function.definition != definition:
-            # Containers count for the app they were started under, so an id never moves between apps.
-            assert function.definition.app_id == definition.app_id, f"{definition.function_id} belongs to another app"
+            function = cluster.functions[definition.function_id] = FunctionState(definition, cluster.next_order())
+        else:
             function.redefine(definition)
-            for container in list(function.containers.values()):
-                self._fleet.retire(container, "its function was defined anew", now_s)
-        function.broken_until_s = function.retry_at_s = 0.0
-        function.failures = 0
-        if definition.min_containers or function.queued:
+            function.removed = False
+        function.broken_message, function.broken_until_s = "", 0.0
+        if definition.min_containers:
             cluster.live[function] = None
-            self._fleet.rebalance(now_s, [function])
+            self._scaler.scale(function, now_s)
 
-    def _app_stopped(self, event: ev.AppStopped, now_s: float) -> None:
+    def _app_stopped(self, app_id: str, reason: str, now_s: float) -> None:
         cluster = self._cluster
-        for function in [f for f in cluster.functions.values() if f.definition.app_id == event.app_id]:
+        for function in [f for f in cluster.functions.values() if f.definition.app_id == app_id]:
             function.removed = True
             for lane in list(function.lanes.values()):
-                self._end_inputs(lane, None, False, now_s, event.reason)
-                self._drop_lane(lane)
+                self._cancel(lane, None, now_s, terminate=False, why=reason)
+                cluster.lanes.pop(lane.lane_id, None)
+            function.lanes.clear()
             for container in list(function.containers.values()):
-                self._dispatcher.stop(container, event.reason, now_s)
+                self._dispatcher.stop(container, reason, now_s)
+            cluster.report(function, "")
             del cluster.functions[function.definition.function_id]
-            cluster.live.pop(function, None)
-
-    # --- nodes ------------------------------------------------------------------------------------------------------
-    def _joined(self, event: ev.NodeJoined, now_s: float) -> None:
-        cluster = self._cluster
-        node = cluster.nodes.get(event.node_id)
-        if node is not None and node.epoch != event.epoch:
-            self._fleet.node_lost(node, now_s)
-            node = None
-        if node is None:
-            node = Node(event.node_id, event.epoch, event.name, event.inventory, event.isolations, cluster.next_order())
-            node.python_version = event.python_version
-            cluster.nodes[event.node_id] = node
-        node.deadline_s = now_s + self.settings.lease_s
-        self._fleet.rebalance(now_s)
-
-    def _heartbeat(self, event: ev.NodeHeartbeat, now_s: float) -> None:
-        node = self._cluster.nodes.get(event.node_id)
-        if node is not None and node.epoch == event.epoch:
-            node.deadline_s = now_s + self.settings.lease_s
-
-    def _node_lost(self, event: ev.NodeLost, now_s: float) -> None:
-        node = self._cluster.nodes.get(event.node_id)
-        if node is not None and node.epoch == event.epoch:
-            self._fleet.node_lost(node, now_s)
-
-    def _drain(self, event: ev.NodeDrain, now_s: float) -> None:
-        node = self._cluster.nodes.get(event.node_id)
-        if node is None:
-            return
-        node.state = NodeState.DRAINING
-        for container in list(node.containers.values()):
-            self._fleet.retire(container, "the node is draining", now_s)
-        self._fleet.rebalance(now_s)
+            cluster.live[function] = None
 
     # --- containers -------------------------------------------------------------------------------------------------
-    def _booted(self, event: ev.ContainerBooted, now_s: float) -> None:
-        container = self._cluster.containers.get(event.container_id)
-        if container is not None:
-            self._fleet.booted(container, now_s)
 
-    def _ready(self, event: ev.ContainerReady, now_s: float) -> None:
-        container = self._cluster.containers.get(event.container_id)
-        if container is not None:
-            self._fleet.ready(container, now_s)
+    def _booted(self, container_id: str) -> None:
+        container = self._cluster.containers.get(container_id)
+        if container is None or container.state is not ContainerState.STARTING:
+            return
+        if container.function is None:
+            container.to(ContainerState.POOLED)
+            self._cluster.starting.pop(container, None)
+            pool = self._cluster.pools.get(container.pool_key)
+            if pool is not None:
+                pool.failures = 0
+        else:
+            container.to(ContainerState.LOADING)
+
+    def _ready(self, container_id: str, now_s: float) -> None:
+        container = self._cluster.containers.get(container_id)
+        if container is None or container.function is None:
+            return
+        if container.state not in (ContainerState.STARTING, ContainerState.LOADING):
+            return
+        function = container.function
+        container.to(ContainerState.READY)
+        self._cluster.starting.pop(container, None)
+        container.ready_since_s = container.idle_since_s = now_s
+        function.start_s += (now_s - container.started_s - function.start_s) * 0.3
+        function.failures, function.retry_at_s = 0, 0.0
+        function.broken_message = ""
+        function.avoid.pop(container.node.node_id, None)
+        function.ready[container] = None
+        function.idle[container] = None
+        self._dispatcher.pump(function, now_s)
 
     def _failed(self, event: ev.ContainerFailed, now_s: float) -> None:
-        container = self._cluster.containers.get(event.container_id)
+        cluster = self._cluster
+        container = cluster.containers.get(event.container_id)
         if container is None:
             return
-        if container.state is ContainerState.READY or container.records:
-            self._fleet.exited(container, "crashed", event.message, (), now_s)
+        self._remove(container, "crashed", event.message, (), now_s, blame=False)
+        function = container.function
+        if function is None:
+            pool = cluster.pools.get(container.pool_key)
+            if pool is not None:
+                pool.failures += 1
+                pool.retry_at_s = now_s + _backoff_s(pool.failures)
             return
-        self._fleet.failed(container, event.error_code, event.message, event.user_error, now_s)
-        self._fleet.rebalance(now_s)
+        if function.removed or container.state is ContainerState.STOPPING:
+            return
+        name = function.definition.name
+        if event.user_error:
+            function.broken_message = event.message
+            function.broken_until_s = now_s + self.settings.broken_retry_s
+            cluster.fail_queued(function, event.error_code, f"{name} cannot be loaded in its container", event.message)
+            return
+        function.failures += 1
+        function.retry_at_s = now_s + _backoff_s(function.failures)
+        function.avoid[container.node.node_id] = now_s + _AVOID_S
+        if function.failures >= self.settings.failures_max and not function.ready:
+            function.failures = 0
+            cluster.fail_queued(
+                function, event.error_code or "container-failed", f"no container of {name} could be started", event.message
+            )
 
     def _exited(self, event: ev.ContainerExited, now_s: float) -> None:
         container = self._cluster.containers.get(event.container_id)
-        if container is not None:
-            self._fleet.exited(container, event.reason, event.message, event.running, now_s)
+        if container is None:
+            return
+        meant = container.state is ContainerState.STOPPING or event.reason in ("stopped", "idle", "cancelled")
+        self._remove(container, event.reason, event.message, event.running, now_s, blame=not meant)
+        function = container.function
+        if function is not None and not function.removed:
+            self._dispatcher.pump(function, now_s)
+            self._scaler.scale(function, now_s)
+
+    def _remove(
+        self,
+        container: Container,
+        reason: str,
+        message: str,
+        running: tuple[tuple[str, int], ...],
+        now_s: float,
+        *,
+        blame: bool,
+    ) -> None:
+        self._dispatcher.settle_lost(container, reason, message, running, now_s, blame=blame)
+        if container.state is not ContainerState.GONE:
+            stopping = container.state is ContainerState.STOPPING
+            self._cluster.detach(container)
+            if not stopping:
+                container.to(ContainerState.GONE)
+
+    # --- nodes ------------------------------------------------------------------------------------------------------
+
+    def _joined(self, event: ev.NodeJoined, now_s: float) -> None:
+        cluster = self._cluster
+        before = cluster.nodes.get(event.node_id)
+        if before is not None:
+            if before.epoch == event.epoch:
+                before.deadline_s = now_s + self.settings.lease_s
+                return
+            self._lose(before, "the node started anew", now_s)
+        node = Node(event.node_id, event.epoch, event.name, event.inventory, event.isolations, cluster.next_order())
+        node.python_version = event.python_version
+        node.deadline_s = now_s + self.settings.lease_s
+        cluster.nodes[event.node_id] = node
+        self._scaler.rescale_live(now_s)
+
+    def _lose(self, node: Node, reason: str, now_s: float) -> None:
+        cluster = self._cluster
+        functions: dict[FunctionState, None] = {}
+        for container in list(node.containers.values()):
+            if container.function is not None:
+                functions[container.function] = None
+            self._remove(container, "crashed", f"its node was lost: {reason}", (), now_s, blame=False)
+        node.state = move(NODE_MOVES, node.state, NodeState.LOST)
+        del cluster.nodes[node.node_id]
+        for function in functions:
+            if not function.removed:
+                self._dispatcher.pump(function, now_s)
+                self._scaler.scale(function, now_s)
+
+    def _drain(self, node_id: str, now_s: float) -> None:
+        node = self._cluster.nodes.get(node_id)
+        if node is None or node.state is not NodeState.JOINED:
+            return
+        node.state = move(NODE_MOVES, node.state, NodeState.DRAINING)
+        for container in list(node.containers.values()):
+            if container.inflight:
+                container.yielding = True
+                if container.function is not None:
+                    for group in (container.function.ready, container.function.idle, container.function.open):
+                        group.pop(container, None)
+            else:
+                self._dispatcher.stop(container, "the node is draining", now_s)
 
     # --- time -------------------------------------------------------------------------------------------------------
-    def _tick(self, event: ev.Tick, now_s: float) -> None:
-        del event
-        cluster, last_s = self._cluster, self._last_tick_s
-        self._last_tick_s = now_s
-        # After a gap in the ticks (a suspended machine) the heartbeats could not be heard either: leases get it back.
-        gap_s = now_s - last_s if last_s is not None else 0.0
-        if gap_s > self.settings.lease_s / 2:
-            for node in cluster.nodes.values():
-                node.deadline_s = max(node.deadline_s, now_s + self.settings.lease_s / 2)
-        for node in [n for n in cluster.nodes.values() if n.deadline_s <= now_s]:
-            self._fleet.node_lost(node, now_s)
+
+    def _tick(self, now_s: float) -> None:
+        cluster = self._cluster
+        for node in list(cluster.nodes.values()):
+            if node.deadline_s < now_s:
+                self._lose(node, f"nothing was heard of it for {self.settings.lease_s:g} s", now_s)
         for function in cluster.release_due(now_s):
             self._dispatcher.pump(function, now_s)
-        self._fleet.tick(now_s)
+        for container in [c for c in cluster.starting if c.deadline_s < now_s]:
+            self._too_slow(container, now_s)
+        for container, again_s in list(cluster.stopping.items()):
+            if again_s < now_s:
+                cluster.stopping[container] = now_s + self.settings.stop_repeat_s
+                self._dispatcher.repeat_stop(container)
+        self._scaler.rescale_live(now_s)
+        self._scaler.tend_pools(now_s)
+
+    def _too_slow(self, container: Container, now_s: float) -> None:
+        function = container.function
+        self._dispatcher.stop(container, "startup timeout", now_s, grace_s=0.0)
+        if function is None or function.removed:
+            return
+        limit_s = function.definition.startup_timeout_s
+        function.failures += 1
+        function.retry_at_s = now_s + _backoff_s(function.failures)
+        function.avoid[container.node.node_id] = now_s + _AVOID_S
+        if not function.ready:
+            self._cluster.fail_queued(
+                function,
+                "startup-timeout",
+                f"no container of {function.definition.name} was ready within {limit_s:g} s",
+                "",
+                "raise startup_timeout=, or make its imports lighter",
+            )
+
+
+def _backoff_s(failures: int) -> float:
+    return min(_BACKOFF_FIRST_S * 2 ** (failures - 1), _BACKOFF_MAX_S)

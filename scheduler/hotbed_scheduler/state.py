@@ -148,7 +148,6 @@ class Container:
         "state",
         "uses",
         "value",
-        "valued_uses",
         "yielding",
     )
 
@@ -173,7 +172,6 @@ class Container:
         self.yielding = False
         self.uses = 0
         self.value = 0.0
-        self.valued_uses = -1
         self.busy_carry_s = 0.0
         self.started_s = now_s
         self.deadline_s = 0.0
