@@ -170,10 +170,13 @@ def quiet_home() -> Iterator[Path]:
     import sys
     import tempfile
 
+    from hotbed.client import disconnect
+
     home = Path(tempfile.mkdtemp(prefix="hb-"))
     os.environ["HOTBED_HOME"] = str(home)
     try:
         yield home
     finally:
+        disconnect()
         subprocess.run([sys.executable, "-m", "hotbed.cli.main", "server", "stop"], timeout=60, check=False)
         shutil.rmtree(home, ignore_errors=True)

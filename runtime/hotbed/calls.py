@@ -23,10 +23,32 @@ class FunctionCall(Generic[R]):
     def __init__(self, ref: CallRef, count: int | None = None) -> None:
         self._ref = ref
         self._count = 1 if ref.index is not None else count
-        self.get: Dual[..., R] = Dual(self._get, self._get_aio)
-        self.get_gen: DualIterator[[], Any] = DualIterator(self._get_gen, self._get_gen_aio)
-        self.iter: DualIterator[..., R] = DualIterator(self._iter, self._iter_aio)
-        self.cancel: Dual[..., None] = Dual(self._cancel, self._cancel_aio)
+
+    # Made on access: a call that is spawned ten thousand times should cost no four objects and a reference cycle each.
+
+    @property
+    def get(self) -> Dual[..., R]:
+        """`get(timeout=None, index=0)`: the result, waiting up to `timeout` seconds (None: for ever).
+
+        Raises:
+            OutputExpiredError: No result within `timeout`, or it is past its retention.
+        """
+        return Dual(self._get, self._get_aio)
+
+    @property
+    def get_gen(self) -> DualIterator[[], Any]:
+        """The items of a spawned generator, as they come."""
+        return DualIterator(self._get_gen, self._get_gen_aio)
+
+    @property
+    def iter(self) -> DualIterator[..., R]:
+        """The results of a `spawn_map`, in order: `iter(start=0, end=None)`."""
+        return DualIterator(self._iter, self._iter_aio)
+
+    @property
+    def cancel(self) -> Dual[..., None]:
+        """`cancel(terminate_containers=False)`: stop the work; waiters get `InputCancellation`."""
+        return Dual(self._cancel, self._cancel_aio)
 
     @property
     def object_id(self) -> str:

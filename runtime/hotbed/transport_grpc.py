@@ -424,6 +424,8 @@ class GrpcTransport:
             return await method(request, metadata=self._metadata(), timeout=self._settings.request_timeout_s)
         except grpc.aio.AioRpcError as error:
             raise request_error(type(request).__name__.removesuffix("Request"), error) from error
+        except grpc.aio.UsageError as error:
+            raise ServiceError("the connection to the server is closed", why=str(error)) from error
 
     def ask(self, request: Coroutine[Any, Any, T]) -> T:
         """Run one of the requests above from another thread."""

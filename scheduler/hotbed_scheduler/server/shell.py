@@ -297,11 +297,16 @@ class ControlPlane:
         if client.outbox is None:
             return
         if wanted is not None:
-            positions = [p for p, index in enumerate(columns.indices) if index in wanted]
-            if not positions:
+            hits = wanted.intersection(columns.indices)
+            if not hits:
                 return
-            columns = pick(columns, positions)
-            statuses = columns.statuses or bytes(len(positions))
+            if len(hits) < len(columns.indices):
+                columns = pick(columns, [p for p, index in enumerate(columns.indices) if index in hits])
+            if not columns.statuses:
+                wanted -= hits
+                client.outbox.stored_outputs(columns)
+                return
+            statuses = columns.statuses
             wanted.difference_update(
                 i for i, s in zip(columns.indices, statuses, strict=True) if s & STATUS_MASK in FINAL_STATUSES
             )
