@@ -57,6 +57,8 @@ class Core:
         self._cluster = Cluster(settings)
         self._dispatcher = Dispatcher(self._cluster)
         self._scaler = Scaler(self._cluster, self._dispatcher)
+        self._now_s = float("-inf")
+        self._last_tick_s = float("inf")
 
     # --- views ------------------------------------------------------------------------------------------------------
 
@@ -90,10 +92,11 @@ class Core:
     # --- events -----------------------------------------------------------------------------------------------------
 
     def handle(self, event: ev.Event, now_s: float) -> list[Action]:
-        """Take one event; returns what is to be done, in order.
+        """Take one event; returns what is to be done, in order. A `now_s` before an earlier one counts as that one.
 
         Cost: a frame of outputs or inputs of any length about 6-10 us; other events may look at nodes and containers.
         """
+        now_s = self._now_s = max(now_s, self._now_s)
         out: list[Action] = []
         self._cluster.out = out
         match event:
@@ -108,7 +111,7 @@ class Core:
                 if node is not None and node.epoch == epoch:
                     node.deadline_s = now_s + self.settings.lease_s
             case ev.ContainerBooted(container_id):
-                self._booted(container_id)
+                self._booted(container_id, now_s)
             case ev.ContainerReady(container_id):
                 self._ready(container_id, now_s)
             case ev.ContainerFailed():
@@ -167,11 +170,15 @@ class Core:
         indices = range(start, stop)
         if lane.cancelled:
             cluster.fail(lane, indices, "cancelled", "the call was cancelled")
-        elif function.broken_message and now_s < function.broken_until_s:
+            return
+        if function.broken_message and now_s < function.broken_until_s:
             cluster.fail(
                 lane, indices, "container-failed", f"{function.definition.name} cannot be loaded", function.broken_message
             )
-        elif function.queued + (stop - start) > self.settings.max_queued_per_function:
+            return
+        room = max(0, self.settings.max_queued_per_function - function.queued - function.delayed)
+        if stop - start > room:
+            indices, stop = range(start + room, stop), start + room
             cluster.fail(
                 lane,
                 indices,
@@ -180,7 +187,7 @@ class Core:
                 f"the limit is {self.settings.max_queued_per_function}",
                 "wait for results before submitting more",
             )
-        else:
+        if stop > start:
             lane.append(start, stop)
             function.queued += stop - start
             function.queue.wake(lane)
@@ -249,12 +256,27 @@ class Core:
         if function is None:
             function = cluster.functions[definition.function_id] = FunctionState(definition, cluster.next_order())
         else:
-            function.redefine(definition)
+            if function.definition != definition:
+                self._redefine(function, definition, now_s)
             function.removed = False
+        function.failures, function.retry_at_s = 0, 0.0
         function.broken_message, function.broken_until_s = "", 0.0
-        if definition.min_containers:
+        if definition.min_containers or function.queued:
             cluster.live[function] = None
             self._scaler.scale(function, now_s)
+
+    def _redefine(self, function: FunctionState, definition: ev.FunctionDef, now_s: float) -> None:
+        """Containers of the old definition finish what they have and end."""
+        counts, held = self._cluster.app_containers, len(function.containers)
+        before, after = function.definition.app_id, definition.app_id
+        if held and before != after:
+            counts[before] -= held
+            counts[after] = counts.get(after, 0) + held
+            if not counts[before]:
+                del counts[before]
+        function.redefine(definition)
+        for container in list(function.containers.values()):
+            self._dispatcher.retire(container, "its function was defined anew", now_s)
 
     def _app_stopped(self, app_id: str, reason: str, now_s: float) -> None:
         cluster = self._cluster
@@ -272,7 +294,7 @@ class Core:
 
     # --- containers -------------------------------------------------------------------------------------------------
 
-    def _booted(self, container_id: str) -> None:
+    def _booted(self, container_id: str, now_s: float) -> None:
         container = self._cluster.containers.get(container_id)
         if container is None or container.state is not ContainerState.STARTING:
             return
@@ -282,6 +304,7 @@ class Core:
             pool = self._cluster.pools.get(container.pool_key)
             if pool is not None:
                 pool.failures = 0
+                self._scaler.rescale_live(now_s)
         else:
             container.to(ContainerState.LOADING)
 
@@ -319,7 +342,8 @@ class Core:
         if function.removed or container.state is ContainerState.STOPPING:
             return
         name = function.definition.name
-        if event.user_error:
+        if event.user_error and not function.ready:
+            function.retry_at_s = now_s + self.settings.broken_retry_s
             function.broken_message = event.message
             function.broken_until_s = now_s + self.settings.broken_retry_s
             cluster.fail_queued(function, event.error_code, f"{name} cannot be loaded in its container", event.message)
@@ -337,12 +361,17 @@ class Core:
         container = self._cluster.containers.get(event.container_id)
         if container is None:
             return
+        if container.state in (ContainerState.STARTING, ContainerState.LOADING):
+            message = event.message or f"the container ended before it was ready ({event.reason})"
+            self._failed(ev.ContainerFailed(event.container_id, "container-failed", message), now_s)
+            return
         meant = container.state is ContainerState.STOPPING or event.reason in ("stopped", "idle", "cancelled")
         self._remove(container, event.reason, event.message, event.running, now_s, blame=not meant)
         function = container.function
         if function is not None and not function.removed:
             self._dispatcher.pump(function, now_s)
-            self._scaler.scale(function, now_s)
+        # Its room goes to whoever has the best claim, not to the function that had it.
+        self._scaler.rescale_live(now_s)
 
     def _remove(
         self,
@@ -397,18 +426,18 @@ class Core:
             return
         node.state = move(NODE_MOVES, node.state, NodeState.DRAINING)
         for container in list(node.containers.values()):
-            if container.inflight:
-                container.yielding = True
-                if container.function is not None:
-                    for group in (container.function.ready, container.function.idle, container.function.open):
-                        group.pop(container, None)
-            else:
-                self._dispatcher.stop(container, "the node is draining", now_s)
+            self._dispatcher.retire(container, "the node is draining", now_s)
+        self._scaler.rescale_live(now_s)
 
     # --- time -------------------------------------------------------------------------------------------------------
 
     def _tick(self, now_s: float) -> None:
         cluster = self._cluster
+        # After a gap in the ticks (a suspended machine) the heartbeats could not be heard either: leases get some of it back.
+        gap_s, self._last_tick_s = now_s - self._last_tick_s, now_s
+        if gap_s > self.settings.lease_s / 2:
+            for node in cluster.nodes.values():
+                node.deadline_s = max(node.deadline_s, now_s + self.settings.lease_s / 2)
         for node in list(cluster.nodes.values()):
             if node.deadline_s < now_s:
                 self._lose(node, f"nothing was heard of it for {self.settings.lease_s:g} s", now_s)
@@ -426,7 +455,13 @@ class Core:
     def _too_slow(self, container: Container, now_s: float) -> None:
         function = container.function
         self._dispatcher.stop(container, "startup timeout", now_s, grace_s=0.0)
-        if function is None or function.removed:
+        if function is None:
+            pool = self._cluster.pools.get(container.pool_key)
+            if pool is not None:
+                pool.failures += 1
+                pool.retry_at_s = now_s + _backoff_s(pool.failures)
+            return
+        if function.removed:
             return
         limit_s = function.definition.startup_timeout_s
         function.failures += 1
@@ -443,4 +478,4 @@ class Core:
 
 
 def _backoff_s(failures: int) -> float:
-    return min(_BACKOFF_FIRST_S * 2 ** (failures - 1), _BACKOFF_MAX_S)
+    return min(_BACKOFF_FIRST_S * 2 ** min(failures - 1, 20), _BACKOFF_MAX_S)

@@ -218,6 +218,16 @@ class Dispatcher:
         grace_s = cluster.settings.stop_grace_s if grace_s is None else grace_s
         cluster.out.append(StopContainer(container.container_id, container.node.node_id, reason, grace_s))
 
+    def retire(self, container: Container, reason: str, now_s: float) -> None:
+        """No more inputs for a container; it stops now if it is empty, otherwise when it has done what it has."""
+        if container.state is ContainerState.STOPPING:
+            return
+        if not container.inflight:
+            self.stop(container, reason, now_s)
+            return
+        container.yielding = True
+        self._cluster.withdraw(container)
+
     def repeat_stop(self, container: Container) -> None:
         """Tell a container again that should have ended by now."""
         self._cluster.out.append(StopContainer(container.container_id, container.node.node_id, "still there", 0.0))

@@ -21,10 +21,13 @@ EVENT_TYPES: dict[str, type] = {cls.__name__: cls for cls in typing.get_args(eve
 
 
 def _encode(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
+    if dataclasses.is_dataclass(value):
         # Defaults are left out: a frame is mostly defaults.
-        return {field.name: _encode(item) for field, item in fields if item != field.default}
+        return {
+            field.name: _encode(item)
+            for field in dataclasses.fields(value)
+            if (item := getattr(value, field.name)) != field.default
+        }
     if isinstance(value, range):
         return {"range": [value.start, value.stop]}
     if isinstance(value, bytes):

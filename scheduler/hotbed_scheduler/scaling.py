@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+
 from hotbed_proto.states import ContainerState
 from hotbed_scheduler.actions import AssignFunction, StartContainer
 from hotbed_scheduler.autoscale import desired_containers, keep_value
@@ -27,18 +29,39 @@ class Scaler:
     # --- up ---------------------------------------------------------------------------------------------------------
 
     def scale(self, function: FunctionState, now_s: float) -> None:
-        """Start what is missing, as far as there is room."""
+        """Start what is missing of one function, as far as there is room."""
+        self._scale_all([function], now_s)
+
+    def _scale_all(self, functions: list[FunctionState], now_s: float) -> None:
+        """One container at a time to whoever has the smallest claim, until all have what they want or there is no room."""
         cluster = self._cluster
-        if function.removed or now_s < function.retry_at_s:
-            return
-        missing = desired_containers(function, now_s, cluster.cores(), cluster.settings) - function.supply
-        function.next_scale_s = now_s + _RESCALE_S
-        for _ in range(min(missing, _STARTS_MAX)):
+        cores = cluster.cores()
+        heap: list[tuple[tuple[int, int, int], FunctionState, int]] = []
+        for function in functions:
+            if function.removed or now_s < function.retry_at_s:
+                continue
+            missing = desired_containers(function, now_s, cores, cluster.settings) - function.supply
+            if function.definition.max_containers:
+                # Those that are ending still run inputs: the limit holds for them too.
+                missing = min(missing, function.definition.max_containers - len(function.containers))
+            function.next_scale_s = now_s + _RESCALE_S
+            if missing > 0:
+                heap.append((self._claim(function), function, min(missing, _STARTS_MAX)))
+            elif not function.queued:
+                cluster.report(function, "")
+        heapq.heapify(heap)
+        while heap:
+            _, function, missing = heapq.heappop(heap)
             if not (self._take_pooled(function, now_s) or self._start(function, now_s)):
                 self._cannot(function, now_s)
-                return
-        if missing > 0 or not function.queued:
-            cluster.report(function, "")
+            elif missing > 1:
+                heapq.heappush(heap, (self._claim(function), function, missing - 1))
+            else:
+                cluster.report(function, "")
+
+    def _claim(self, function: FunctionState) -> tuple[int, int, int]:
+        held = self._cluster.app_containers.get(function.definition.app_id, 0)
+        return claim(held, len(function.containers), function.order)
 
     def _start(self, function: FunctionState, now_s: float) -> bool:
         cluster, definition = self._cluster, function.definition
@@ -68,7 +91,7 @@ class Scaler:
                 spot.gpu_milli_share,
             )
         )
-        if definition.pool_key:
+        if definition.pool_key and not definition.resources.gpus:
             self._use_pool(function, now_s)
         return True
 
@@ -245,24 +268,16 @@ class Scaler:
                     candidates.append((-theirs, -len(owner.containers), container.ready_since_s, container))
         if not candidates:
             return False
-        container = min(candidates, key=lambda c: c[:3])[3]
-        container.yielding = True
-        owner = container.function
-        assert owner is not None
-        owner.ready.pop(container, None)
-        owner.idle.pop(container, None)
-        owner.open.pop(container, None)
-        self._dispatcher.settle(container, now_s)
+        self._dispatcher.retire(min(candidates, key=lambda c: c[:3])[3], "its place is needed elsewhere", now_s)
         return True
 
     def rescale_live(self, now_s: float) -> None:
         """Once a tick: functions that wait, in the order of their claims; idle containers retire; what is quiet is let go."""
         cluster = self._cluster
-        waiting = [f for f in cluster.live if not f.removed]
-        waiting.sort(key=lambda f: claim(cluster.app_containers.get(f.definition.app_id, 0), len(f.containers), f.order))
-        for function in waiting:
-            self.scale(function, now_s)
-            self.retire(function, now_s)
+        self._scale_all(list(cluster.live), now_s)
+        for function in cluster.live:
+            if function.idle:
+                self.retire(function, now_s)
         for function in list(cluster.live):
             quiet = not (function.queued or function.running or function.delayed or function.containers)
             if quiet and (function.removed or not function.definition.min_containers):

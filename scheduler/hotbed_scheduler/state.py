@@ -257,7 +257,7 @@ class FunctionState:
         """Take a new definition."""
         self.definition = definition
         self.final_bytes = _FINAL_BYTES if definition.retry.max_retries else _FINAL_BYTES + _RAISED_BYTES
-        self.target = max(1, definition.max_concurrent_inputs)
+        self.target = 1 if definition.single_use else max(1, definition.max_concurrent_inputs)
         self.refill_at = self.target - 1
 
     @property
@@ -274,7 +274,7 @@ class FunctionState:
         else:
             self.service_s = service = service + (each - service) * (0.3 if count == 1 else 0.7 if count < 8 else 0.9)
         self.completed += count
-        slots = max(1, self.definition.max_concurrent_inputs)
+        slots = 1 if self.definition.single_use else max(1, self.definition.max_concurrent_inputs)
         if service >= settings.dispatch_window_s or self.definition.single_use:
             self.target = slots
         else:
