@@ -304,7 +304,10 @@ class App:
         for function in self._functions.values():
             function.bind("")
         if app_id is not None:
-            await grpc_transport().stop_app(app_id, reason)
+            transport = grpc_transport()
+            if transport.on_log is not None:
+                await transport.settle()
+            await transport.stop_app(app_id, reason)
 
     async def _leave(self) -> None:
         app_id, self.app_id = self.app_id, None

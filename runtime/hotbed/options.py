@@ -143,8 +143,8 @@ def isolation_name(value: str | None) -> str:
 
 
 def timeout(name: str, value: Any) -> float:
-    """Seconds from a moment to a day."""
-    return number(name, value, 0.001, _DAY_S)
+    """Seconds from one to a day."""
+    return number(name, value, 1, _DAY_S)
 
 
 def nothing_yet(name: str, value: Any) -> None:

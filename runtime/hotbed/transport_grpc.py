@@ -47,6 +47,7 @@ _BLOB_PART_BYTES: Final = 1024 * 1024
 _HELLO_TIMEOUT_S: Final = 20.0
 _BACKOFF_FIRST_S: Final = 0.05
 _BACKOFF_MAX_S: Final = 2.0
+_SETTLE_TIMEOUT_S: Final = 2.0
 _CLOSE_TIMEOUT_S: Final = 5.0
 
 
@@ -75,6 +76,8 @@ class GrpcTransport:
         self._has_out: asyncio.Event | None = None
         self._main: asyncio.Task[None] | None = None
         self._heard_s = 0.0
+        self._nonce = 0
+        self._settling: dict[int, asyncio.Future[None]] = {}
         self._apps: dict[str, pb.CreateAppRequest] = {}
         self._functions: dict[str, pb.RegisterFunctionRequest] = {}
         self._stopped = False
@@ -220,6 +223,10 @@ class GrpcTransport:
                     rejected, info = frame.rejected, frame.rejected.error
                     error = serialize.make_remote_error(info.code, info.message, info.why, info.fix, info.ids)
                     receiver.on_rejected(rejected.lane_id, list(rejected.indices), error)
+                elif kind == "pong":
+                    settled = self._settling.pop(frame.pong.nonce, None)
+                    if settled is not None and not settled.done():
+                        settled.set_result(None)
                 elif kind == "log" and self.on_log is not None:
                     self.on_log(frame.log)
                 elif kind == "function_state" and self.on_state is not None:
@@ -241,15 +248,28 @@ class GrpcTransport:
 
     async def _ping(self) -> None:
         interval_s = self._settings.ping_interval_s
-        nonce = 0
         while True:
             await asyncio.sleep(interval_s)
             if time.monotonic() - self._heard_s > 2 * interval_s:
                 return
-            nonce += 1
-            frame = pb.ClientFrame()
-            frame.ping.nonce = nonce
-            self._send(frame)
+            self._send_ping()
+
+    def _send_ping(self) -> int:
+        self._nonce += 1
+        frame = pb.ClientFrame()
+        frame.ping.nonce = self._nonce
+        self._send(frame)
+        return self._nonce
+
+    async def settle(self) -> None:
+        """Wait (two seconds at most) until what the server has queued for this client is here: the last lines of logs."""
+        if self._stream is None:
+            return
+        arrived = asyncio.get_running_loop().create_future()
+        nonce = self._send_ping()
+        self._settling[nonce] = arrived
+        await asyncio.wait([arrived], timeout=_SETTLE_TIMEOUT_S)
+        self._settling.pop(nonce, None)
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Bearer {self._settings.token}"),) if self._settings.token else ()

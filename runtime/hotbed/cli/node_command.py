@@ -11,7 +11,9 @@ from hotbed.settings import current
 @click.option("--join", "address", metavar="HOST:PORT", required=True, help="The server's address.")
 @click.option("--token", required=True, envvar="HOTBED_NODE_TOKEN", help="A node token: hotbed server token node, there.")
 @click.option("--name", default="", help="Shown to people; default: the host's name.")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="For region= and labels= of functions.")
+@click.option(
+    "--label", "labels", multiple=True, metavar="KEY=VALUE", help="region=NAME is what a function's region= asks for."
+)
 @click.option("--allow-process", is_flag=True, help='Offer isolation="process", which isolates nothing.')
 def node(address: str, token: str, name: str, labels: tuple[str, ...], allow_process: bool) -> None:
     """Run a node agent in the foreground."""

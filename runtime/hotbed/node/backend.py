@@ -56,7 +56,8 @@ class ContainerSpec:
         argv: First program of the container, with absolute path as seen inside.
         stdin_fd: A descriptor of ours that becomes descriptor 0 inside (the worker's socket). Not closed by the backend.
         stdout_fd, stderr_fd: Descriptors of ours that become 1 and 2.
-        memory_bytes: Hard limit; 0 = none. milli_cpu: hard limit; 0 = none. pids: hard limit, processes and threads.
+        memory_bytes: Hard limit; 0 = none. milli_cpu: hard limit; 0 = none. milli_cpu_weight: share of
+            busy cores against other containers; 0 = the kernel's default. pids: hard limit, processes and threads.
         network: "none" (loopback alone) or "full" (the host's).
     """
 
@@ -70,6 +71,7 @@ class ContainerSpec:
     stderr_fd: int
     memory_bytes: int = 0
     milli_cpu: int = 0
+    milli_cpu_weight: int = 0
     pids: int = 4096
     disk_bytes: int = 0
     network: str = "none"

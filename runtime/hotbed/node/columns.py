@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Final
@@ -66,6 +67,12 @@ class Taken:
     def has_refs(self) -> bool:
         """Whether a payload is a file."""
         return bool(self.statuses) and max(self.statuses) >= frames.PAYLOAD_IS_REF
+
+
+def outstanding(runs: Mapping[int, Run], outputs: worker_pb2.WorkerOutputs) -> int:
+    """How many inputs of the run these outputs belong to are out now; 0 for a run that is not known."""
+    run = runs.get(outputs.lane)
+    return 0 if run is None else len(run.outstanding)
 
 
 def take_outputs(runs: dict[int, Run], outputs: worker_pb2.WorkerOutputs) -> Taken:

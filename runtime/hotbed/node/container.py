@@ -21,6 +21,7 @@ from hotbed.node.backend import Backend, ContainerSpec, ExitStatus, Mount
 from hotbed.node.columns import Run, Taken, Violation
 from hotbed.node.logs import STDERR, STDOUT, LogLimiter, LogPipe
 from hotbed.node.payload_files import PayloadDir
+from hotbed.node.serial import Serial
 from hotbed.node.settings import NodeSettings
 from hotbed.node.status_page import Running, StatusPage
 from hotbed.node.worker_link import WorkerLink
@@ -30,6 +31,8 @@ from hotbed_proto.v1 import common_pb2, node_pb2, worker_pb2
 
 HIDDEN_ROOT: Final = "/__hotbed"
 _BOOT_S_MAX: Final = 60.0
+_TIMEOUT_SLACK_S: Final = 1.0
+"""The status page names the culprit at the timeout itself; without it the container ends this much later."""
 _LAST_WORDS_S: Final = 1.0
 _INLINE_READ_MAX: Final = frames.INLINE_REMOTE_LIMIT_BYTES
 
@@ -51,31 +54,6 @@ class Host:
     on_gone: Callable[[str], None]
 
 
-class _Serial:
-    """Runs coroutines one after the other. `idle` callers may do their step directly and keep the order."""
-
-    def __init__(self) -> None:
-        self._tail: asyncio.Task[None] | None = None
-
-    @property
-    def idle(self) -> bool:
-        return self._tail is None or self._tail.done()
-
-    def add(self, step: Coroutine[Any, Any, None]) -> None:
-        before = None if self.idle else self._tail
-
-        async def run() -> None:
-            if before is not None:
-                await asyncio.wait((before,))
-            await step
-
-        self._tail = asyncio.get_running_loop().create_task(run())
-
-    async def drain(self, timeout_s: float) -> None:
-        if self._tail is not None and not self._tail.done():
-            await asyncio.wait((self._tail,), timeout=timeout_s)
-
-
 class Container:
     """See the module. Everything here runs on the agent's loop."""
 
@@ -93,13 +71,14 @@ class Container:
         self._created = False
         self._runs: dict[int, Run] = {}
         self._next_run = 0
-        self._in = _Serial()
-        self._out = _Serial()
+        self._in = Serial()
+        self._out = Serial()
         self._cancels: list[tuple[float, int, set[int]]] = []
         self._end_reason = ""
         self._failure: Error | None = None
         self._blamed: tuple[str, int] | None = None
         self._seen: tuple[Running, float] | None = None
+        self._progress_s = time.monotonic()
         self._page: StatusPage | None = None
         self._pipes: list[LogPipe] = []
         self._link_closed = asyncio.Event()
@@ -164,6 +143,7 @@ class Container:
                     memory_bytes=resources.memory_limit_bytes
                     or max(resources.memory_bytes, self._host.settings.loose_limit_bytes()),
                     milli_cpu=resources.milli_cpu_limit,
+                    milli_cpu_weight=resources.milli_cpu,
                     disk_bytes=resources.disk_bytes,
                     gpu_indices=list(self._start.gpu_indices),
                     labels={"function": self._function_id},
@@ -270,6 +250,7 @@ class Container:
         self._report("ready")
 
     def _on_outputs(self, outputs: worker_pb2.WorkerOutputs) -> None:
+        before = columns.outstanding(self._runs, outputs)
         taken = columns.take_outputs(self._runs, outputs)
         run = taken.run
         if run.input_files:
@@ -278,6 +259,10 @@ class Container:
                     (self._folder / "in" / name).unlink(missing_ok=True)
         if not run.outstanding:
             del self._runs[run.number]
+        if len(run.outstanding) < before:
+            self._progress_s = time.monotonic()
+        for pipe in self._pipes:
+            pipe.flush()  # what was printed before a result is seen before it, also when the result ends the app
         if self._out.idle and not taken.has_refs:
             self._host.send(columns.outputs_frame(self.container_id, taken))
         else:
@@ -357,6 +342,8 @@ class Container:
         indices = list(inputs.indices)
         self._next_run = (self._next_run + 1) & 0xFFFFFFFF
         run = Run(self._next_run, inputs.lane_id, command.epoch, command.result_files, time.monotonic(), set(indices))
+        if not self._runs:
+            self._progress_s = run.dispatched_s
         self._runs[run.number] = run
         payloads = list(inputs.payloads)
         if self._in.idle and not (inputs.flags and max(inputs.flags) >= frames.PAYLOAD_IS_REF):
@@ -472,6 +459,10 @@ class Container:
             elif now_s >= deadline_s:
                 self._end("cancelled")
                 return
+        if self._runs and self._spec.timeout_s > 0 and now_s - self._progress_s > self._spec.timeout_s + _TIMEOUT_SLACK_S:
+            # The page is the worker's own word. Nothing has ended for longer than one input may take: whatever it says.
+            self._end("timeout")
+            return
         running = self._page.running() if self._page is not None else None
         run = self._runs.get(running.lane) if running is not None else None
         if running is None or run is None or running.index not in run.outstanding:

@@ -71,6 +71,14 @@ class LogPipe:
         if self._timer is None:
             self._timer = self._loop.call_later(BATCH_S, self._on_timer)
 
+    def flush(self) -> None:
+        """Send the whole lines that are in the pipe now. Cost: one failing read when there is nothing."""
+        if self._read_end < 0:
+            return
+        self._on_readable()
+        if self._held:
+            self._send(whole_lines=True)
+
     def _on_timer(self) -> None:
         self._timer = None
         self._send(whole_lines=True)

@@ -167,4 +167,6 @@ def _resources(spec: ContainerSpec, swap_limited: bool) -> dict[str, Any]:
     if spec.milli_cpu:
         quota = max(_CPU_QUOTA_MIN_US, spec.milli_cpu * _CPU_PERIOD_US // 1000)
         resources["cpu"] = {"quota": quota, "period": _CPU_PERIOD_US}
+    if spec.milli_cpu_weight:
+        resources.setdefault("cpu", {})["shares"] = min(262_144, max(2, spec.milli_cpu_weight * 1024 // 1000))
     return resources

@@ -86,7 +86,11 @@ def function_def(function_id: str, spec: common_pb2.FunctionSpec, durable_app: b
         wanted.memory_limit_bytes,
     )
     image = hashlib.sha256(spec.image.SerializeToString(deterministic=True)).hexdigest()[:16]
-    size = f"{resources.milli_cpu}/{resources.milli_cpu_limit}/{resources.memory_bytes}/{resources.memory_limit_bytes}"
+    cpu, memory = (
+        f"{resources.milli_cpu}/{resources.milli_cpu_limit}",
+        f"{resources.memory_bytes}/{resources.memory_limit_bytes}",
+    )
+    size = f"{cpu}/{memory}/{resources.disk_bytes}"
     # Source mounts and GPUs are fixed when a container is created, so such functions never come from the pool.
     pooled = not spec.sources and not spec.resources.gpus
     return FunctionDef(
@@ -102,7 +106,7 @@ def function_def(function_id: str, spec: common_pb2.FunctionSpec, durable_app: b
         min_containers=scaling.min_containers,
         max_containers=scaling.max_containers,
         buffer_containers=scaling.buffer_containers,
-        scaledown_window_s=scaling.scaledown_window_s or 60.0,
+        scaledown_window_s=scaling.scaledown_window_s if spec.HasField("scaling") else 60.0,
         max_concurrent_inputs=scaling.max_concurrent_inputs or 1,
         single_use=spec.single_use_containers,
         timeout_s=spec.timeout_s,

@@ -15,6 +15,9 @@ from hotbed_proto.v1 import client_pb2, common_pb2
 
 from .lanes import Lane
 
+LOG_TURN_BYTES = 256 * 1024
+"""Of logs, this much goes out before control frames and results have their turn."""
+
 Write = Callable[[client_pb2.ServerFrame], Awaitable[None]]
 
 
@@ -65,6 +68,11 @@ class Outbox:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            # Logs first, so that what a function printed arrives before its result; a bounded piece, so that a flood waits.
+            log_bytes = 0
+            while self.logs and log_bytes < LOG_TURN_BYTES:
+                log_bytes += len(self.logs[0].data) + 1
+                await self._write_log(write)
             while self.control:
                 await write(self.control.popleft())
             while self.stored:
@@ -75,18 +83,19 @@ class Outbox:
                 await write(frame)
             for lane in list(self.ready):
                 await self._write_lane(lane, write)
-            while self.logs and not self.control and not self.ready:
-                chunk = self.logs.popleft()
-                self._log_bytes -= len(chunk.data)
-                frame = client_pb2.ServerFrame()
-                frame.log.CopyFrom(chunk)
-                frame.log.dropped_bytes += self._log_dropped
-                self._log_dropped = 0
-                await write(frame)
             if self.control or self.ready or self.logs or self.stored:
                 self._wake.set()
             else:
                 self.drained.set()
+
+    async def _write_log(self, write: Write) -> None:
+        chunk = self.logs.popleft()
+        self._log_bytes -= len(chunk.data)
+        frame = client_pb2.ServerFrame()
+        frame.log.CopyFrom(chunk)
+        frame.log.dropped_bytes += self._log_dropped
+        self._log_dropped = 0
+        await write(frame)
 
     async def _write_lane(self, lane: Lane, write: Write) -> None:
         waiting = lane.undelivered
