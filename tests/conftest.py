@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,7 @@ os.environ["HOTBED_HOME"] = str(HOME)
 for _name in ("HOTBED_SERVER", "HOTBED_TOKEN", "HOTBED_ALLOW_PROCESS", "HOTBED_STAY_S", "HOTBED_POOL_SIZE"):
     os.environ.pop(_name, None)
 
-from support.leftovers import leftovers_of  # noqa: E402 - needs the two lines above
-
-LEFTOVERS_WAIT_S = 10.0
+from support.leftovers import until_nothing_left  # noqa: E402 - needs the two lines above
 
 
 @dataclass(frozen=True)
@@ -73,14 +70,6 @@ def _nothing_left_behind() -> Iterator[None]:
     tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
     shutil.rmtree(HOME, ignore_errors=True)
     assert not left, "left behind by the tests' server:\n" + "\n".join(left) + f"\n{tail}"
-
-
-def until_nothing_left(home: Path, timeout_s: float = LEFTOVERS_WAIT_S) -> list[str]:
-    """What a stopped server of this home leaves; waits a little, because the kernel reaps killed processes at leisure."""
-    deadline_s = time.monotonic() + timeout_s
-    while (left := leftovers_of(home)) and time.monotonic() < deadline_s:
-        time.sleep(0.1)
-    return left
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,6 +15,8 @@ from hotbed_proto.ids import CallRef, parse_call_id
 
 R = TypeVar("R")
 _ITER_BATCH = 1024
+_POLL_S = 0.25
+"""What `get(timeout=0)` waits for: time for the question to reach the server and come back."""
 
 
 class FunctionCall(Generic[R]):
@@ -86,7 +88,7 @@ class FunctionCall(Generic[R]):
         """The result, waiting for it.
 
         Args:
-            timeout: Seconds; None waits as long as it takes, 0 asks for what is there now (within a second).
+            timeout: Seconds; None waits as long as it takes, 0 asks for what is there now (within a quarter of a second).
 
         Raises:
             OutputExpiredError: No result within `timeout`.
@@ -95,7 +97,7 @@ class FunctionCall(Generic[R]):
         lane, slot = client.durable_lane(self._ref.lane_id), SyncSlot()
         client.watch(lane, number, slot)
         try:
-            if not slot.wait(None if timeout is None else timeout or 1.0):
+            if not slot.wait(None if timeout is None else timeout or _POLL_S):
                 raise self._expired(timeout)
         except BaseException:
             client.unwatch(lane, number, slot)
@@ -107,7 +109,7 @@ class FunctionCall(Generic[R]):
         lane, slot = client.durable_lane(self._ref.lane_id), AsyncSlot()
         client.watch(lane, number, slot)
         try:
-            await asyncio.wait_for(slot.future, None if timeout is None else timeout or 1.0)
+            await asyncio.wait_for(slot.future, None if timeout is None else timeout or _POLL_S)
         except TimeoutError:
             client.unwatch(lane, number, slot)
             raise self._expired(timeout) from None

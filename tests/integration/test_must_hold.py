@@ -236,7 +236,9 @@ def test_a_worker_that_prints_a_gigabyte() -> None:
 
 
 def test_fork_bomb_is_contained() -> None:
-    assert fork_bomb.remote() == "BlockingIOError"
+    """Its processes reach the memory limit before their own; that one is in the contract of the backends."""
+    with pytest.raises(exception.OutOfMemoryError):
+        fork_bomb.remote()
 
 
 def test_calls_from_inside_a_container() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import time
 from pathlib import Path
 
 from hotbed.daemon import payload_dir
@@ -13,6 +14,14 @@ from hotbed.daemon import payload_dir
 def leftovers_of(home: Path) -> list[str]:
     """One line for each thing that is still there because of this home's server; [] after a clean stop."""
     return [*_processes(home), *_cgroups(home), *_mounts(home), *_shared(home)]
+
+
+def until_nothing_left(home: Path, timeout_s: float = 10.0) -> list[str]:
+    """What a stopped server of this home leaves; waits a little, because the kernel reaps killed processes at leisure."""
+    deadline_s = time.monotonic() + timeout_s
+    while (left := leftovers_of(home)) and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+    return left
 
 
 def processes_of(home: Path) -> list[int]:
