@@ -195,6 +195,7 @@ async def serve(options: DaemonOptions) -> None:
             stop.set()
 
     blobs = BlobStore(options.blobs or str(home / "blobs"))
+    store = SqliteStore(home / "state.db")  # before the shared folder is made: what fails here leaves nothing
     plane = ControlPlane(
         ServerSettings(
             home=home,
@@ -203,7 +204,7 @@ async def serve(options: DaemonOptions) -> None:
             payload_dir=str(private_folder(shared)) if options.with_node and not options.listen else "",
             on_idle=on_idle,
         ),
-        SqliteStore(home / "state.db"),
+        store,
         blobs,
         core=lambda generation: Core(
             CoreSettings(id_prefix=f"g{generation}", epoch_base=generation << 40, pool_size=options.pool_size), seed=generation

@@ -48,18 +48,19 @@ def _option(function: Callable[..., Any], parameter: inspect.Parameter, hint: An
     flag = "--" + parameter.name.replace("_", "-")
     required = parameter.default is inspect.Parameter.empty
     default = None if required else parameter.default
+    given = {} if required else {"default": default}  # for click 8.3 a default of None is a default, and nothing is required
     kind = _without_none(hint)
     if kind is inspect.Parameter.empty and default is not None and type(default) in (bool, *_TYPES):
         kind = type(default)
     shown = default is not None
     if kind is bool:
-        return click.Option([f"{flag}/--no-{flag[2:]}", parameter.name], required=required, default=default, show_default=shown)
+        return click.Option([f"{flag}/--no-{flag[2:]}", parameter.name], required=required, show_default=shown, **given)
     if kind not in _TYPES:
         raise InvalidError(
             f"parameter {parameter.name!r} of {function.__name__}() has type {hint!r}, which the command line cannot carry",
             fix="use str, int, float, bool, datetime.datetime, or an Optional of one of them",
         )
-    return click.Option([flag, parameter.name], type=_TYPES[kind], required=required, default=default, show_default=shown)
+    return click.Option([flag, parameter.name], type=_TYPES[kind], required=required, show_default=shown, **given)
 
 
 def _without_none(hint: Any) -> Any:

@@ -413,7 +413,8 @@ class ControlPlane:
                     self.forget_lane(lane)
             else:
                 self._complete_since.pop(lane.lane_id, None)
-        needed = any(not client.container_id for client in self.clients.values())
+        # A client that has gone and left no app is kept for its grace in case it comes back; that is no need.
+        needed = any(not c.container_id and (c.outbox is not None or c.app_ids) for c in self.clients.values())
         if needed or any(lane.num_live for lane in self.lanes.values()):
             self._needed_s = now
         if self.settings.on_idle is not None:
