@@ -6,43 +6,36 @@ from math import ceil
 
 from hotbed_scheduler.state import Container, CoreSettings, FunctionState
 
-_PROBE_S = 0.05
-"""An input of unknown cost that is out this long counts as slow: its age is the estimate until it comes back."""
+_STALL_S = 0.05
+_STALL_FACTOR = 4
+"""A container without news for this long, and for four times what an input usually takes, is held up by a slow one."""
 
 
-def service_estimate_s(function: FunctionState, now_s: float) -> float | None:
-    """Seconds an input takes, as far as known: learned, or at least the age of the oldest one that is out; None = no idea.
-
-    Cost: one look at each busy container of the function.
-    """
-    oldest = 0.0
-    for container in function.ready:
-        if container.inflight:
-            oldest = max(oldest, now_s - container.progress_s)
-    learned = function.service_s
-    if learned is None:
-        return oldest if oldest >= _PROBE_S else None
-    return max(learned, oldest) if oldest >= _PROBE_S else learned
+def stalled_containers(function: FunctionState, now_s: float) -> int:
+    """Busy containers that are held up. Cost: one look at each ready container of the function."""
+    limit_s = max(_STALL_S, _STALL_FACTOR * (function.service_s or 0.0))
+    return sum(1 for container in function.ready if container.inflight and now_s - container.progress_s >= limit_s)
 
 
 def desired_containers(function: FunctionState, now_s: float, cores: int, settings: CoreSettings) -> int:
     """Containers that would finish what is queued and running in about `drain_target_s`, within the function's bounds.
 
-    Quick inputs need few containers (ten thousand no-ops fit into one); an input slower than the target, a container for
-    each. As long as nothing is known of the cost, no more containers than the cluster has cores.
+    Quick inputs need few containers (ten thousand no-ops fit into one); inputs slower than the target, one each. As long as
+    nothing is known of the cost, no more than the cluster has cores. Every container that is held up while inputs wait
+    justifies one more: what is really slow doubles the number again and again, one slow first call does not.
     """
     definition = function.definition
     backlog = function.queued + function.running
     slots = 1 if definition.single_use else max(1, definition.max_concurrent_inputs)
     desired = 0
     if backlog:
-        by_slot = ceil(backlog / slots)
-        estimate = service_estimate_s(function, now_s)
-        if estimate is None:
-            desired = min(by_slot, max(1, cores))
-        else:
-            desired = min(by_slot, max(1, ceil(backlog * estimate / slots / settings.drain_target_s)))
-        desired += definition.buffer_containers
+        service_s = function.service_s
+        desired = cores if service_s is None else ceil(backlog * service_s / slots / settings.drain_target_s)
+        if function.queued:
+            desired += stalled_containers(function, now_s)
+        desired = min(max(1, desired), ceil(backlog / slots))
+        if definition.buffer_containers:
+            desired = max(desired, len(function.ready) - len(function.idle)) + definition.buffer_containers
     desired = max(desired, definition.min_containers)
     if definition.max_containers:
         desired = min(desired, definition.max_containers)

@@ -62,6 +62,7 @@ class CoreBench:
         self(ev.NodeJoined(node_id, epoch, node_id, inventory, isolations))
 
     def function(self, function_id: str = "fu-1", app_id: str = "ap-1", **more: Any) -> ev.FunctionDef:
+        """A function is registered."""
         definition = ev.FunctionDef(function_id, app_id, more.pop("name", function_id), **more)
         self(ev.FunctionRegistered(definition))
         return definition
