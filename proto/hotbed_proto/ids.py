@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _ALPHABET: Final = string.digits + string.ascii_letters
-_ID = re.compile(r"^(ap|fu|fc|co|no|cl)-[0-9A-Za-z]{8,40}$")
+_ID = re.compile(r"^(ap|fu|fc|co|no|cl)-[0-9A-Za-z]{8,40}\Z")
 
 KINDS: Final = {
     "ap": "app",
