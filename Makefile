@@ -22,7 +22,7 @@ check: setup
 
 bench:
 	@PYTHON="$(PYTHON)" scripts/setup bench
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python benchmarks
 
 proto: setup
 	@scripts/proto

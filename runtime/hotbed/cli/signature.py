@@ -48,7 +48,9 @@ def _option(function: Callable[..., Any], parameter: inspect.Parameter, hint: An
     flag = "--" + parameter.name.replace("_", "-")
     required = parameter.default is inspect.Parameter.empty
     default = None if required else parameter.default
-    given = {} if required else {"default": default}  # for click 8.3 a default of None is a default, and nothing is required
+    given: dict[str, Any] = (
+        {} if required else {"default": default}
+    )  # for click 8.3 a default of None is a default, and nothing is required
     kind = _without_none(hint)
     if kind is inspect.Parameter.empty and default is not None and type(default) in (bool, *_TYPES):
         kind = type(default)
