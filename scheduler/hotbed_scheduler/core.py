@@ -467,7 +467,9 @@ class Core:
         function.failures += 1
         function.retry_at_s = now_s + _backoff_s(function.failures)
         function.avoid[container.node.node_id] = now_s + _AVOID_S
-        if not function.ready:
+        # Others may still make it; but not for ever, since each that is late is followed by a new one.
+        hope = any(c.function is function for c in self._cluster.starting)
+        if not function.ready and (not hope or function.failures >= self.settings.failures_max):
             self._cluster.fail_queued(
                 function,
                 "startup-timeout",

@@ -30,7 +30,7 @@ class Link:
         self.sim = sim
         self.free_s = 0.0
 
-    def send(self, deliver: Callable[[], None]) -> None:
+    def send(self, deliver: Callable[[], object]) -> None:
         self.free_s = max(self.free_s, self.sim.now_s + self.sim.delay())
         self.sim.at(self.free_s, deliver)
 

@@ -225,6 +225,23 @@ def test_startup_timeout() -> None:
     assert bench.one(Fail).code == "startup-timeout"
 
 
+def test_a_late_container_fails_nothing_while_another_is_on_its_way() -> None:
+    bench = CoreBench()
+    bench.node()
+    bench.function(startup_timeout_s=5.0, max_containers=2)
+    bench.submit()
+    bench.tick(3.0)
+    bench.submit(1)
+    bench.tick(3.1)
+    (later,) = bench.of(StartContainer)
+    bench.tick(5.1)
+    assert bench.of(Fail) == []
+    assert len(bench.start(later.container_id)) == 1
+    bench.answer(bench.one(Dispatch))
+    bench.answer(bench.one(Dispatch))
+    assert bench.core.lane_done("fc-1") == 2
+
+
 def test_a_container_that_does_not_stop_is_told_again() -> None:
     bench = CoreBench(stop_repeat_s=15.0)
     container_id = bench.warm(scaledown_window_s=1.0)
