@@ -66,6 +66,11 @@ def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=20)
 
 
+def inside(name: str) -> list[str]:
+    """Not `ip netns exec`: that mounts a /sys of its own, in which a node finds no cgroups."""
+    return ["nsenter", f"--net=/run/netns/{name}"]
+
+
 class Cluster:
     """Namespaces hbt0 (server, client), hbt1, hbt2 on a bridge inside hbt0."""
 
@@ -91,7 +96,7 @@ class Cluster:
     def start(self, namespace: int, home: str, *argv: str) -> subprocess.Popen[bytes]:
         with open(self.folder / f"{home}.log", "wb") as log:
             process = subprocess.Popen(
-                ["ip", "netns", "exec", self.names[namespace], sys.executable, *argv],
+                [*inside(self.names[namespace]), sys.executable, *argv],
                 env={**os.environ, "HOTBED_HOME": str(self.folder / home)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -103,7 +108,7 @@ class Cluster:
 
     def run(self, namespace: int, home: str, *argv: str, env: dict[str, str] | None = None) -> str:
         done = subprocess.run(
-            ["ip", "netns", "exec", self.names[namespace], sys.executable, *argv],
+            [*inside(self.names[namespace]), sys.executable, *argv],
             env={**os.environ, "HOTBED_HOME": str(self.folder / home), **(env or {})},
             capture_output=True,
             text=True,
@@ -169,7 +174,7 @@ def test_gpu_function_lands_on_the_gpu_node_and_a_killed_node_is_replaced(cluste
     eventually("both nodes joined", lambda: set(nodes()) >= {"plain", "gpu"}, cluster)
 
     seen = json.loads(cluster.run(0, "client", "-c", CLIENT, env=client_env).splitlines()[-1])
-    assert seen["gpu"] == ["gpu", "0"]
+    assert seen["gpu"] == ["gpu", "GPU-00000000-0000-0000-0000-000000000000"]
     assert set(seen["cpu"]) == {"plain"}, "functions without a GPU leave the GPU node free while the other has room"
     assert seen["large"] == 5 * 2**20
 
@@ -180,7 +185,7 @@ def test_gpu_function_lands_on_the_gpu_node_and_a_killed_node_is_replaced(cluste
     cluster.start(1, "plain", *cli, *join, "--name", "plain")
     eventually("the killed node is back", lambda: nodes().get("plain") == "joined", cluster)
     seen = json.loads(cluster.run(0, "client", "-c", CLIENT, env=client_env).splitlines()[-1])
-    assert seen["gpu"] == ["gpu", "0"]
+    assert seen["gpu"] == ["gpu", "GPU-00000000-0000-0000-0000-000000000000"]
 
 
 def test_wrong_token_is_refused(cluster: Cluster) -> None:
@@ -188,7 +193,7 @@ def test_wrong_token_is_refused(cluster: Cluster) -> None:
     cluster.start(0, "server", *cli, "server", "--listen", "10.123.0.1:7777")
     eventually("server up", lambda: (cluster.folder / "server").exists() and "7777" in cluster.logs(), cluster)
     done = subprocess.run(
-        ["ip", "netns", "exec", cluster.names[1], sys.executable, *cli, "status"],
+        [*inside(cluster.names[1]), sys.executable, *cli, "status"],
         env={
             **os.environ,
             "HOTBED_HOME": str(cluster.folder / "x"),
