@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import _socket
 from _thread import allocate_lock
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from hotbed.worker import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _READ_BYTES: Final = 256 * 1024
 _DONT_WAIT: Final = _socket.MSG_DONTWAIT
@@ -45,32 +48,46 @@ class Channel:
             except (BrokenPipeError, ConnectionResetError) as error:
                 raise Closed from error
 
-    def receive(self, *, wait: bool) -> list[wire.Message]:
-        """Every whole frame that is there; with `wait`, block until there is at least one.
+    def receive_now(self, handle: Callable[[wire.Message], None]) -> None:
+        """Hand over every whole frame that is there; returns at once, also when the other thread is reading.
 
-        Without `wait` it returns at once, also when the other thread is reading.
+        `handle` runs before the other thread may read again: what it leaves for that thread is there when `receive` looks.
 
         Raises:
             Closed: End of stream.
         """
-        if not self._read_lock.acquire(wait):
-            return []
+        if not self._read_lock.acquire(False):
+            return
         try:
-            while True:
-                messages = self._take()
-                if messages:
-                    return messages
-                try:
-                    size = self._socket.recv_into(self._chunk, 0, 0 if wait else _DONT_WAIT)
-                except BlockingIOError:
-                    return []
-                except ConnectionResetError as error:
-                    raise Closed from error
-                if size == 0:
-                    raise Closed
-                self._buffer += self._view[:size]
+            for message in self._read(wait=False):
+                handle(message)
         finally:
             self._read_lock.release()
+
+    def receive(self, has_work: Callable[[], object]) -> list[wire.Message]:
+        """Block until there is at least one whole frame; [] at once if `has_work` says so when nobody else reads any more.
+
+        Raises:
+            Closed: End of stream.
+        """
+        with self._read_lock:
+            # The other thread may have taken the very frame this one came to wait for.
+            return [] if has_work() else self._read(wait=True)
+
+    def _read(self, *, wait: bool) -> list[wire.Message]:
+        while True:
+            messages = self._take()
+            if messages:
+                return messages
+            try:
+                size = self._socket.recv_into(self._chunk, 0, 0 if wait else _DONT_WAIT)
+            except BlockingIOError:
+                return []
+            except ConnectionResetError as error:
+                raise Closed from error
+            if size == 0:
+                raise Closed
+            self._buffer += self._view[:size]
 
     def _take(self) -> list[wire.Message]:
         buffer = self._buffer

@@ -110,13 +110,20 @@ class Runner:
             self._idle = True
             if self._leaving:
                 return False
-            messages = self._channel.receive(wait=True)
+            messages = self._channel.receive(self._has_work)
             self._idle = False
         except Leave:
             return False
         for message in messages:
             self.handle(message, from_service=False)
         return True
+
+    def _has_work(self) -> bool:
+        return bool(self._queue) or self._leaving
+
+    def handle_beside(self, message: wire.Message) -> None:
+        """Take one frame on the service thread."""
+        self.handle(message, from_service=True)
 
     def handle(self, message: wire.Message, *, from_service: bool) -> None:
         """Take one frame. From the service thread too, while the main thread is inside user code."""

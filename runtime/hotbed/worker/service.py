@@ -101,8 +101,7 @@ class Service:
                             continue
                 if runner.busy and (in_user_code or runner.streaming or self._nested_pending > 0):
                     runner.flush()
-                    for message in self._channel.receive(wait=False):
-                        runner.handle(message, from_service=True)
+                    self._channel.receive_now(runner.handle_beside)
         except Closed:
             os._exit(0)  # the node is gone: nobody can take a result any more
         except ValueError as error:
