@@ -72,6 +72,11 @@ def _nothing_left_behind() -> Iterator[None]:
     assert not left, "left behind by the tests' server:\n" + "\n".join(left) + f"\n{tail}"
 
 
+def pytest_unconfigure() -> None:
+    """Also where no test ran: while collecting, and in the controller of xdist."""
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip, with the reason, what this host cannot run."""
     reasons = {marker: reason for marker, reason in _lacking().items() if reason}

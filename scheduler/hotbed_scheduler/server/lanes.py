@@ -181,10 +181,12 @@ class Lane:
         return count
 
     def _trim(self) -> None:
-        if len(self.states) < TRIM_AT or self.states[0] != DONE:
+        states, size = self.states, len(self.states)
+        if size < TRIM_AT or states[0] != DONE or states[size // 2] != DONE:
             return
-        done = len(self.states) - len(self.states.lstrip(b"\x02"))
-        if done * 2 >= len(self.states):  # amortised: each trim at least halves the columns
+        ends = [at for at in (states.find(LIVE), states.find(ABSENT)) if at >= 0]  # memchr: no copy of what may be megabytes
+        done = min(ends, default=size)
+        if done * 2 >= size:  # amortised: each trim at least halves the columns
             del self.payloads[:done]
             del self.flags[:done]
             del self.states[:done]
