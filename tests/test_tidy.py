@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CODE_FOLDERS = ("runtime", "scheduler", "images", "proto", "tests", "benchmarks", "examples")
 LINES_MAX = 600
 PURE_NAMES = (
-    *("core", "cluster", "state", "lanes", "dispatching", "placement", "feasibility", "ranking"),
+    *("core", "cluster", "state", "lanes", "dispatching", "placement", "feasibility", "scaling", "ranking"),
     *("fairness", "autoscale", "events", "actions"),
 )
 IMPURE = {"time", "random", "os", "asyncio", "grpc", "socket", "threading", "subprocess", "datetime"}

@@ -11,6 +11,12 @@ _STALL_FACTOR = 4
 """A container without news for this long, and for four times what an input usually takes, is held up by a slow one."""
 
 
+_COMPUTING_S = 0.002
+"""Inputs shorter than this are taken to be bound by the processor."""
+_FEED_S = 5e-6
+"""What one input costs the control plane at best: a container this quick keeps up alone."""
+
+
 def stalled_containers(function: FunctionState, now_s: float) -> int:
     """Busy containers that are held up. Cost: one look at each ready container of the function."""
     limit_s = max(_STALL_S, _STALL_FACTOR * (function.service_s or 0.0))
@@ -31,6 +37,10 @@ def desired_containers(function: FunctionState, now_s: float, cores: int, settin
     if backlog:
         service_s = function.service_s
         desired = cores if service_s is None else ceil(backlog * service_s / slots / settings.drain_target_s)
+        if service_s is not None and service_s < _COMPUTING_S:
+            # Such inputs compute, they do not wait. More containers than cores make each of them slower, which would look
+            # like a reason for yet more; and more than the control plane can feed only idle.
+            desired = min(desired, max(1, cores), ceil(service_s / _FEED_S))
         if function.queued:
             desired += stalled_containers(function, now_s)
         desired = min(max(1, desired), ceil(backlog / slots))
