@@ -183,14 +183,15 @@ def stop_server(home: Path) -> bool:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
     deadline_s = time.monotonic() + STOP_TIMEOUT_S
-    while _alive(pid):
+    while alive(pid):
         if time.monotonic() > deadline_s:
             raise ServiceError(f"the server (pid {pid}) does not end", fix=f"kill -9 {pid}, and look into {home}/server.log")
         time.sleep(_POLL_S)
     return True
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and waits for its parent does not."""
     with contextlib.suppress(ChildProcessError):
         if os.waitpid(pid, os.WNOHANG)[0] == pid:
             return False

@@ -103,7 +103,7 @@ def test_leftovers_of_a_killed_server_go_with_the_next_clean_stop(home: Path) ->
 def test_ends_when_nobody_needs_it(home: Path) -> None:
     assert double(home, HOTBED_STAY_S="1").stdout == "42\n"
     pid = pid_of(home)
-    eventually(lambda: not Path(f"/proc/{pid}").exists(), "the server ends by itself")
+    eventually(lambda: not local.alive(pid), "the server ends by itself")
     assert not until_nothing_left(home)
 
 
