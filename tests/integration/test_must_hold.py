@@ -152,6 +152,24 @@ def test_timeout_is_named_and_bounded() -> None:
     assert time.monotonic() - started_s < 10
 
 
+def test_a_function_that_lies_about_its_progress_cannot_outlive_its_timeout() -> None:
+    """The page on which the worker says what runs is writable by the function: wiping it buys about a second."""
+    own = hotbed.App("liar")
+
+    @own.function(serialized=True, timeout=1)
+    def lie() -> str:
+        end_s = time.monotonic() + 20
+        while time.monotonic() < end_s:
+            with open("/__hotbed/out/.status", "r+b") as page:
+                page.write(bytes(4096))
+            time.sleep(0.01)
+        return "got away"
+
+    with own.run(), pytest.raises(exception.Error) as caught:
+        lie.remote()
+    assert isinstance(caught.value, exception.FunctionTimeoutError)
+
+
 def test_argument_that_cannot_be_pickled() -> None:
     with pytest.raises(exception.SerializationError):
         identity.remote(i for i in range(3))
