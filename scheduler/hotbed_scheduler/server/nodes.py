@@ -35,6 +35,7 @@ class NodeSession:
         self.node_id = ""
         self.epoch = 0
         self.python_version = ""
+        self.isolations: tuple[str, ...] = ()
         self.same_host = False
         self.inventory = node_pb2.NodeInventory()
         self._nested: dict[str, _Nested] = {}
@@ -83,6 +84,7 @@ class NodeSession:
         self.node_id = register.node_id
         self.epoch = plane.next_node_epoch()
         self.python_version = register.python_version
+        self.isolations = tuple(register.isolations)
         self.inventory.CopyFrom(register.inventory)
         settings = plane.settings
         self.same_host = bool(settings.payload_dir) and register.host_id == settings.host_id
@@ -98,7 +100,7 @@ class NodeSession:
                 self.epoch,
                 register.name,
                 inventory(register.inventory),
-                tuple(register.isolations),
+                self.isolations,
                 register.python_version,
             )
         )

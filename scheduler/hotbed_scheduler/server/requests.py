@@ -67,6 +67,13 @@ class Requests:
         warning = ""
         if spec.pickled and spec.python_version and versions and spec.python_version not in versions:
             warning = f"{spec.name} needs Python {spec.python_version}; the nodes have {', '.join(versions)}"
+        nodes = self._plane.nodes.values()
+        isolation = function_def(function_id, spec, app.detach).isolation
+        if not warning and nodes and not any(isolation in node.isolations for node in nodes):
+            warning = (
+                f"no node offers isolation {isolation!r}, which {spec.name} needs: its calls wait. "
+                "The server's log says what is missing (`hotbed server logs`)."
+            )
         return client_pb2.RegisterFunctionResponse(function_id=function_id, warning=warning)
 
     async def missing_blobs(self, request: client_pb2.MissingBlobsRequest) -> client_pb2.MissingBlobsResponse:
