@@ -18,9 +18,8 @@ from hotbed_images.manifest_io import dump_manifest, iter_manifest, load_manifes
 from hotbed_images.paths import sort_key
 from hotbed_proto.errors import InvalidError
 
-NAMES = st.binary(min_size=1, max_size=6).filter(
-    lambda name: b"/" not in name and b"\0" not in name and name not in (b".", b"..")
-)
+RESERVED = (b".", b"..", b"dev", b"proc", b"sys")  # the last three only as folders: see changes.apply
+NAMES = st.binary(min_size=1, max_size=6).filter(lambda name: not set(name) & set(b"/\0") and name not in RESERVED)
 ATTRIBUTES = st.fixed_dictionaries(
     {
         "mode": st.integers(0, 0o7777),
