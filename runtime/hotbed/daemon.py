@@ -219,6 +219,8 @@ async def serve(options: DaemonOptions) -> None:
         await plane.start()
         if options.with_node:
             agent, choice = await _embed_node(plane, options, shared)
+            if not options.listen:
+                plane.missing_isolations = dict(choice.missing)
         path.unlink(missing_ok=True)
         await plane.serve_lane(lane)
         await plane.serve_unix(path)

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from hotbed_proto import ids
-from hotbed_proto.errors import InvalidError, NotFoundError
+from hotbed_proto.errors import InvalidError, NotFoundError, UnplaceableError
 from hotbed_proto.v1 import client_pb2, common_pb2
 
 from .. import events as ev
@@ -60,6 +60,14 @@ class Requests:
         if (known := self._plane.functions.get(function_id)) is not None and known.app_id != spec.app_id:
             raise InvalidError(f"function {function_id} belongs to another app")
         check_spec(spec)
+        isolation = function_def(function_id, spec, app.detach).isolation
+        offered = any(isolation in node.isolations for node in self._plane.nodes.values())
+        if not offered and (missing := self._plane.missing_isolations) is not None:
+            raise UnplaceableError(
+                f"this machine cannot run {spec.name} with isolation {isolation!r}",
+                why=missing.get(isolation, "this version of hotbed has no backend for it"),
+                fix="add what is missing, or send the work to a server elsewhere with HOTBED_SERVER",
+            )
         await self._plane.store.write_wait([FunctionRecord(function_id, spec.app_id, spec.SerializeToString())])
         self._plane.functions[function_id] = spec
         self._plane.feed(ev.FunctionRegistered(function_def(function_id, spec, app.detach)))
@@ -67,9 +75,7 @@ class Requests:
         warning = ""
         if spec.pickled and spec.python_version and versions and spec.python_version not in versions:
             warning = f"{spec.name} needs Python {spec.python_version}; the nodes have {', '.join(versions)}"
-        nodes = self._plane.nodes.values()
-        isolation = function_def(function_id, spec, app.detach).isolation
-        if not warning and nodes and not any(isolation in node.isolations for node in nodes):
+        if not warning and self._plane.nodes and not offered:
             warning = (
                 f"no node offers isolation {isolation!r}, which {spec.name} needs: its calls wait. "
                 "The server's log says what is missing (`hotbed server logs`)."

@@ -86,6 +86,8 @@ class ControlPlane:
         self.unplaceable: dict[str, str] = {}
         self.containers: dict[str, tuple[str, str]] = {}  # id -> (node_id, function_id)
         self.nodes: dict[str, NodeSession] = {}
+        self.missing_isolations: dict[str, str] | None = None
+        """Of an embedded server, whose one node is all there will ever be: why it lacks an isolation, by name."""
         self._events: deque[tuple[ev.Event, common_pb2.OutputColumns | None]] = deque()
         self._handling = False
         self._servers: list[grpc.aio.Server] = []
