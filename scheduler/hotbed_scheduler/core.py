@@ -211,7 +211,7 @@ class Core:
 
     def _cancel(self, lane: Lane, wanted: set[int] | None, now_s: float, *, terminate: bool, why: str) -> None:
         cluster = self._cluster
-        dropped = self._drop(lane, wanted)
+        dropped = cluster.drop_queued(lane, wanted)
         stop: dict[Container, None] = {}
         out: list[int] = []
         for record in list(lane.records.values()):
@@ -235,9 +235,6 @@ class Core:
         cluster.fail(lane, sorted([*dropped, *out]), "cancelled", "the input was cancelled", why)
         for container in stop:
             self._dispatcher.stop(container, "cancelled", now_s, grace_s=0.0)
-
-    def _drop(self, lane: Lane, wanted: set[int] | None) -> list[int]:
-        return self._cluster.drop_queued(lane, wanted)
 
     def _forgotten(self, lane_id: str, now_s: float) -> None:
         lane = self._cluster.lanes.get(lane_id)
